@@ -1,0 +1,216 @@
+"""Every setting, as frozen dataclasses. A preset in configs/ is these and nothing else.
+
+Defaults are those of the original release's small model; [G] is google-research/electra, [P] the paper
+(Clark et al., ICLR 2020), [HF] transformers.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+
+
+@dataclass(frozen=True)
+class ElectraConfig:
+    """One encoder with its head. The fields are those of `transformers.ElectraConfig`."""
+
+    vocab_size: int = 30522
+    embedding_size: int = 128
+    """Width of the word, position and type tables (E)."""
+    hidden_size: int = 256
+    """Width of the encoder (H)."""
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 4
+    intermediate_size: int = 1024
+    """Width of the feed-forward layer (F)."""
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+    pad_token_id: int = 0
+
+    @property
+    def head_size(self) -> int:
+        """Width of one attention head (D)."""
+        return self.hidden_size // self.num_attention_heads
+
+
+@dataclass(frozen=True)
+class TowerConfig:
+    """What differs between the two encoders of a pair."""
+
+    num_hidden_layers: int
+    hidden_size: int
+    num_attention_heads: int
+    intermediate_size: int
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A generator and a discriminator over one set of embeddings (tied, [P] section 3.2)."""
+
+    vocab_size: int = 30522
+    embedding_size: int = 128
+    """Width of the word, position and type tables, which both towers share."""
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    initializer_range: float = 0.02
+    """Standard deviation of the truncated normal that weights start from."""
+    layer_norm_eps: float = 1e-12
+    discriminator: TowerConfig = TowerConfig(12, 256, 4, 1024)
+    generator: TowerConfig = TowerConfig(12, 64, 1, 256)
+
+    def tower(self, name: Literal["discriminator", "generator"]) -> ElectraConfig:
+        """The named tower as a model of its own, with the shared fields filled in."""
+        size: TowerConfig = getattr(self, name)
+        return ElectraConfig(
+            vocab_size=self.vocab_size,
+            embedding_size=self.embedding_size,
+            hidden_size=size.hidden_size,
+            num_hidden_layers=size.num_hidden_layers,
+            num_attention_heads=size.num_attention_heads,
+            intermediate_size=size.intermediate_size,
+            hidden_dropout_prob=self.hidden_dropout_prob,
+            attention_probs_dropout_prob=self.attention_probs_dropout_prob,
+            max_position_embeddings=self.max_position_embeddings,
+            type_vocab_size=self.type_vocab_size,
+            initializer_range=self.initializer_range,
+            layer_norm_eps=self.layer_norm_eps,
+        )
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """Replaced-token detection ([P] section 2; [G] configure_pretraining.py)."""
+
+    mask_prob: float = 0.15
+    """Share of a row's tokens that the generator predicts."""
+    mask_token_prob: float = 0.85
+    """Share of the picks whose input becomes [MASK]; the others keep their token."""
+    temperature: float = 1.0
+    """Of the softmax that replacements are drawn from."""
+    disallow_correct: bool = False
+    """Never draw the token that stood there."""
+    generator_weight: float = 1.0
+    """Weight of the masked-language-model loss."""
+    discriminator_weight: float = 50.0
+    """Weight of the discriminator's loss (lambda, [P] equation 3)."""
+
+    def slots(self, length: int) -> int:
+        """Most picks in a row of `length` positions: 19 at 128, 79 at 512 ([G])."""
+        return int((self.mask_prob + 0.005) * length)
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """The optimiser and its schedule ([G] model/optimization.py)."""
+
+    name: Literal["adam", "adamw", "lamb"] = "adam"
+    """adam: the reference's, without bias correction. adamw: with it. lamb: for large batches, with it."""
+    learning_rate: float = 5e-4
+    warmup_steps: int = 10_000
+    power: float = 1.0
+    """Of the decay to zero: learning_rate * (1 - t/steps)^power * min(1, t/warmup_steps)."""
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-6
+    weight_decay: float = 0.01
+    """Decoupled; on all parameters but LayerNorms and biases."""
+    clip_norm: float = 1.0
+    """Largest global norm of the gradient."""
+
+
+@dataclass(frozen=True)
+class ComputeConfig:
+    """How the same numbers are computed."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of activations and matrix products; parameters and optimiser state are float32 always."""
+    scan_layers: bool = False
+    """Loop over a tower's layers by `jax.lax.scan`: compiles faster, and on CPU steps about 25% slower."""
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """A pretraining run."""
+
+    data: Path
+    """Folder that `electra-jax prepare` wrote."""
+    out: Path
+    """Folder of the run; one that exists is resumed."""
+    init_from: Path | None = None
+    """Run whose weights to start from (of `import` or `pretrain`), with a fresh optimiser."""
+    seed: int = 0
+    length: int = 128
+    """Tokens in a row; what the data was prepared with."""
+    batch_size: int = 128
+    """Rows in a step, over all devices."""
+    steps: int = 1_000_000
+    log_every: int = 100
+    """Steps between lines of metrics, each an average over the steps since the last."""
+    eval_every: int = 10_000
+    """Steps between evaluations on held-out rows."""
+    eval_rows: int = 4096
+    """Most held-out rows in an evaluation."""
+    checkpoint_every: int = 10_000
+    checkpoints_kept: int = 3
+    model: ModelConfig = ModelConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    compute: ComputeConfig = ComputeConfig()
+
+
+@dataclass(frozen=True)
+class VocabConfig:
+    """Training a WordPiece vocabulary."""
+
+    text: tuple[Path, ...]
+    """Text files, plain or .gz."""
+    out: Path
+    """Folder of the tokenizer."""
+    size: int = 30522
+    """Entries of the vocabulary, special tokens included."""
+    min_frequency: int = 2
+    """Fewest occurrences of a pair that is merged."""
+    lowercase: bool = True
+    strip_accents: bool = True
+    max_length: int = 512
+    """The tokenizer's model_max_length."""
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    """Text to rows of token ids ([G] build_pretraining_dataset.py)."""
+
+    sources: tuple[str, ...]
+    """Text files (plain or .gz), CSV, TSV, JSON, JSONL or Parquet files, a folder saved by `datasets`, or a hub
+    dataset's name."""
+    tokenizer: str
+    """Folder of a tokenizer, or a model's name on the hub."""
+    out: Path
+    """Folder of the rows."""
+    length: int = 128
+    """Tokens in a row (L)."""
+    documents: Literal["paragraph", "line"] = "paragraph"
+    """In text files, a document ends at a blank line (paragraph), or each line is one (line)."""
+    field: str = "text"
+    """Column that holds the text, where the source has columns."""
+    split: str = "train"
+    """Split of a hub dataset."""
+    subset: str | None = None
+    """Configuration of a hub dataset."""
+    held_out: float = 0.01
+    """Share of the documents kept for evaluation."""
+    seed: int = 0
+    workers: int = 1
+    """Processes that tokenize. The rows do not depend on it."""
+    max_unk_rate: float = 0.2
+    """Largest share of [UNK] among the tokens; above it the tokenizer is taken for a wrong one."""
+    single_segment_prob: float = 0.1
+    """How often a row has one segment by choice."""
+    short_row_prob: float = 0.05
+    """How often a row's target is a random length in [5, L]."""

@@ -1,0 +1,51 @@
+"""Outputs that appear whole or not at all: written beside, then renamed into place."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from electra_jax.errors import UserError
+
+
+def check_absent(path: Path) -> None:
+    """Raise UserError where `path` is a file, or a folder with anything in it."""
+    if path.is_file():
+        raise UserError(f"{path}: is a file, and a folder is to be written there; choose another name")
+    if path.is_dir() and any(path.iterdir()):
+        raise UserError(f"{path}: already exists and is not empty; choose another name, or delete it first")
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path`, which becomes `path` when the block ends without an exception.
+
+    Raises UserError where `path` already holds something; on any exception nothing is left behind.
+    """
+    check_absent(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield scratch
+        scratch.chmod(0o777 & ~_umask())  # mkdtemp makes it private
+        os.replace(scratch, path)  # an empty folder at `path` is replaced
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` (UTF-8) so that `path` holds either its old content or all of the new."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        scratch.write_text(text, encoding="utf-8")
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    value = os.umask(0)
+    os.umask(value)
+    return value
