@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from tyro.conf import Positional
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,7 @@ class PretrainConfig:
 class VocabConfig:
     """Training a WordPiece vocabulary."""
 
-    text: tuple[Path, ...]
+    text: Positional[tuple[Path, ...]]
     """Text files, plain or .gz."""
     out: Path
     """Folder of the tokenizer."""
@@ -186,7 +187,7 @@ class VocabConfig:
 class PrepareConfig:
     """Text to rows of token ids ([G] build_pretraining_dataset.py)."""
 
-    sources: tuple[str, ...]
+    sources: Positional[tuple[str, ...]]
     """Text files (plain or .gz), CSV, TSV, JSON, JSONL or Parquet files, a folder saved by `datasets`, or a hub
     dataset's name."""
     tokenizer: str

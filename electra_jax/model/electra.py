@@ -1,0 +1,65 @@
+"""The pair that is trained: two towers over one set of embeddings."""
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from electra_jax.config import ComputeConfig, ElectraConfig, ModelConfig
+from electra_jax.model.embeddings import Embeddings, Tokens
+from electra_jax.model.encoder import Encoder
+from electra_jax.model.heads import MaskedLMHead, ReplacedTokenHead
+
+
+class GeneratorTower(nnx.Module):
+    """Encoder and masked-language-model head over embeddings that somebody else owns."""
+
+    def __init__(self, config: ElectraConfig, compute: ComputeConfig, rngs: nnx.Rngs):
+        dtype = jnp.dtype(compute.dtype)
+        self.encoder = Encoder(config, dtype, compute.scan_layers, rngs)
+        self.head = MaskedLMHead(config, dtype, rngs)
+
+    def __call__(
+        self,
+        embeddings: Embeddings,
+        tokens: Tokens,
+        positions: Int[Array, "B K"] | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "B K V"]:
+        """Logits at `positions`, or at all of them; the head sees no other position."""
+        hidden = self.encoder(embeddings(tokens), tokens.mask, key)
+        if positions is not None:
+            hidden = jnp.take_along_axis(hidden, positions[..., None], axis=1)
+        return self.head(hidden, embeddings.word[...])
+
+
+class DiscriminatorTower(nnx.Module):
+    """Encoder and replaced-token head over embeddings that somebody else owns."""
+
+    def __init__(self, config: ElectraConfig, compute: ComputeConfig, rngs: nnx.Rngs):
+        dtype = jnp.dtype(compute.dtype)
+        self.encoder = Encoder(config, dtype, compute.scan_layers, rngs)
+        self.head = ReplacedTokenHead(config, dtype, rngs)
+
+    def __call__(self, embeddings: Embeddings, tokens: Tokens, key: PRNGKeyArray | None = None) -> Float[Array, "B L"]:
+        """One logit a position."""
+        return self.head(self.encoder(embeddings(tokens), tokens.mask, key))
+
+
+class Electra(nnx.Module):
+    """Generator and discriminator over one set of embeddings ([P] section 3.2, "tied embeddings")."""
+
+    def __init__(self, config: ModelConfig, compute: ComputeConfig = ComputeConfig(), *, rngs: nnx.Rngs):
+        discriminator, generator = config.tower("discriminator"), config.tower("generator")
+        self.embeddings = Embeddings(discriminator, jnp.dtype(compute.dtype), rngs)
+        self.generator = GeneratorTower(generator, compute, rngs)
+        self.discriminator = DiscriminatorTower(discriminator, compute, rngs)
+
+    def generate(
+        self, tokens: Tokens, positions: Int[Array, "B K"], key: PRNGKeyArray | None = None
+    ) -> Float[Array, "B K V"]:
+        """The generator's logits at `positions`; with a key, dropout is on."""
+        return self.generator(self.embeddings, tokens, positions, key)
+
+    def discriminate(self, tokens: Tokens, key: PRNGKeyArray | None = None) -> Float[Array, "B L"]:
+        """The discriminator's logits; above 0 says replaced; with a key, dropout is on."""
+        return self.discriminator(self.embeddings, tokens, key)

@@ -1,0 +1,40 @@
+"""Word, position and type embeddings, which both towers share."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from electra_jax.config import ElectraConfig
+from electra_jax.model.layers import initializer, layer_norm
+
+
+class Tokens(NamedTuple):
+    """A batch as an encoder reads it."""
+
+    ids: Int[Array, "B L"]
+    mask: Bool[Array, "B L"]
+    """True at real tokens, false at padding."""
+    types: Int[Array, "B L"]
+    """0 in the first segment, 1 in the second."""
+
+
+class Embeddings(nnx.Module):
+    """The three tables and their LayerNorm. Dropout and the projection to H belong to the encoder."""
+
+    def __init__(self, config: ElectraConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
+        def table(rows: int) -> nnx.Param:
+            return nnx.Param(initializer(config)(rngs.params(), (rows, config.embedding_size), jnp.float32))
+
+        self.word = table(config.vocab_size)
+        self.position = table(config.max_position_embeddings)
+        self.type = table(config.type_vocab_size)
+        self.norm = layer_norm(config.embedding_size, config, dtype, rngs)
+
+    def __call__(self, tokens: Tokens) -> Float[Array, "B L E"]:
+        """Embed tokens of at most `max_position_embeddings` positions."""
+        length = tokens.ids.shape[1]
+        if length > self.position[...].shape[0]:
+            raise ValueError(f"{length} tokens in a row, and the model has {self.position[...].shape[0]} positions")
+        return self.norm(self.word[...][tokens.ids] + self.position[:length] + self.type[...][tokens.types])

@@ -1,0 +1,131 @@
+"""The Transformer encoder: BERT's, with LayerNorm after each residual sum (Devlin et al., 2019)."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt32
+
+from electra_jax.config import ElectraConfig
+from electra_jax.model.layers import Seed, dropout, gelu, layer_norm, linear
+
+SITES = 3  # dropout masks in a layer: attention's weights, attention's output, feed-forward's output
+
+
+class SelfAttention(nnx.Module):
+    """Multi-head attention, its residual and LayerNorm."""
+
+    def __init__(self, config: ElectraConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.config, self.dtype = config, dtype
+        square = partial(linear, config.hidden_size, config.hidden_size, config, dtype, rngs)
+        self.query, self.key, self.value, self.output = square(), square(), square(), square()
+        self.norm = layer_norm(config.hidden_size, config, dtype, rngs)
+
+    def __call__(
+        self, x: Float[Array, "B L H"], mask: Bool[Array, "B L"], weights_seed: Seed | None, output_seed: Seed | None
+    ) -> Float[Array, "B L H"]:
+        """Attend from every position to those where `mask` is true."""
+        heads = (*x.shape[:2], self.config.num_attention_heads, self.config.head_size)
+        query, key, value = (project(x).reshape(heads) for project in (self.query, self.key, self.value))
+        attended = attend(query, key, value, mask, weights_seed, self.config.attention_probs_dropout_prob)
+        output = self.output(attended.reshape(x.shape))
+        return self.norm(x + dropout(output, output_seed, self.config.hidden_dropout_prob))
+
+
+def attend(
+    query: Float[Array, "B L N D"],
+    key: Float[Array, "B M N D"],
+    value: Float[Array, "B M N D"],
+    mask: Bool[Array, "B M"],
+    seed: Seed | None,
+    rate: float,
+) -> Float[Array, "B L N D"]:
+    """Scaled dot-product attention with dropout on its weights; softmax in float32."""
+    if (seed is None or rate == 0) and query.dtype == jnp.bfloat16 and jax.default_backend() == "gpu":
+        # cudnn's kernel keeps no [B, N, L, M] in memory, but has no dropout that a key of the step could drive.
+        return jax.nn.dot_product_attention(query, key, value, mask=mask[:, None, None, :], implementation="cudnn")
+    scores = jnp.einsum("BLND,BMND->BNLM", query * query.shape[-1] ** -0.5, key, preferred_element_type=jnp.float32)
+    scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(scores.dtype).min)
+    weights = dropout(jax.nn.softmax(scores).astype(value.dtype), seed, rate)
+    return jnp.einsum("BNLM,BMND->BLND", weights, value)
+
+
+class FeedForward(nnx.Module):
+    """Two dense layers with gelu between, their residual and LayerNorm."""
+
+    def __init__(self, config: ElectraConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.rate = config.hidden_dropout_prob
+        self.intermediate = linear(config.hidden_size, config.intermediate_size, config, dtype, rngs)
+        self.output = linear(config.intermediate_size, config.hidden_size, config, dtype, rngs)
+        self.norm = layer_norm(config.hidden_size, config, dtype, rngs)
+
+    def __call__(self, x: Float[Array, "B L H"], seed: Seed | None) -> Float[Array, "B L H"]:
+        """Apply it to every position."""
+        return self.norm(x + dropout(self.output(gelu(self.intermediate(x))), seed, self.rate))
+
+
+class Layer(nnx.Module):
+    """Attention, then feed-forward."""
+
+    def __init__(self, config: ElectraConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.attention = SelfAttention(config, dtype, rngs)
+        self.feed_forward = FeedForward(config, dtype, rngs)
+
+    def __call__(
+        self, x: Float[Array, "B L H"], mask: Bool[Array, "B L"], seeds: UInt32[Array, "3 2"] | None
+    ) -> Float[Array, "B L H"]:
+        """Apply the layer; without seeds there is no dropout."""
+        weights_seed, output_seed, feed_forward_seed = (None,) * SITES if seeds is None else seeds
+        return self.feed_forward(self.attention(x, mask, weights_seed, output_seed), feed_forward_seed)
+
+
+class Encoder(nnx.Module):
+    """Dropout, projection to H where E differs, and the layers, whose parameters are stacked along their first axis."""
+
+    def __init__(self, config: ElectraConfig, dtype: jnp.dtype, scan: bool, rngs: nnx.Rngs):
+        self.config, self.scan = config, scan
+        self.project = _projection(config.embedding_size, config.hidden_size, dtype, rngs)
+
+        @nnx.split_rngs(splits=config.num_hidden_layers)
+        @nnx.vmap
+        def stack(rngs: nnx.Rngs) -> Layer:
+            return Layer(config, dtype, rngs)
+
+        self.layers = stack(rngs)
+
+    def __call__(
+        self, embedded: Float[Array, "B L E"], mask: Bool[Array, "B L"], key: PRNGKeyArray | None = None
+    ) -> Float[Array, "B L H"]:
+        """The last layer's hidden states; with a key, dropout is on."""
+        first_seed, layer_seeds = self._seeds(key)
+        x = dropout(embedded, first_seed, self.config.hidden_dropout_prob)
+        if self.project is not None:
+            x = self.project(x)
+        graphdef, stacked = nnx.split(self.layers)
+
+        def layer(x: Array, parameters_and_seeds: tuple) -> tuple[Array, None]:
+            parameters, seeds = parameters_and_seeds
+            return nnx.merge(graphdef, parameters)(x, mask, seeds), None
+
+        if self.scan:
+            return jax.lax.scan(layer, x, (stacked, layer_seeds))[0]
+        for i in range(self.config.num_hidden_layers):
+            x, _ = layer(x, jax.tree.map(lambda a, i=i: a[i], (stacked, layer_seeds)))
+        return x
+
+    def _seeds(self, key: PRNGKeyArray | None) -> tuple[Seed | None, UInt32[Array, "layers 3 2"] | None]:
+        """A seed for each dropout mask, all of one draw."""
+        if key is None:
+            return None, None
+        layers = self.config.num_hidden_layers
+        words = jax.random.bits(key, (1 + layers * SITES, 2))
+        return words[0], words[1:].reshape(layers, SITES, 2)
+
+
+def _projection(size: int, features: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Linear | None:
+    """`embeddings_project`, where the widths differ."""
+    if size == features:
+        return None
+    glorot = nnx.initializers.glorot_uniform()  # tf.layers.dense's default, which [G] keeps here
+    return nnx.Linear(size, features, kernel_init=glorot, dtype=dtype, rngs=rngs)

@@ -1,0 +1,37 @@
+"""The two heads of pretraining ([G] run_pretraining.py, [HF] modeling_electra)."""
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from electra_jax.config import ElectraConfig
+from electra_jax.model.layers import gelu, layer_norm, linear
+
+
+class MaskedLMHead(nnx.Module):
+    """Hidden states to logits over the vocabulary; the output matrix is the word table."""
+
+    def __init__(self, config: ElectraConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.dtype = dtype
+        self.dense = linear(config.hidden_size, config.embedding_size, config, dtype, rngs)
+        self.norm = layer_norm(config.embedding_size, config, dtype, rngs)
+        self.bias = nnx.Param(jnp.zeros(config.vocab_size))
+
+    def __call__(self, hidden: Float[Array, "B K H"], table: Float[Array, "V E"]) -> Float[Array, "B K V"]:
+        """Float32 logits at the positions whose hidden states are given."""
+        x = self.norm(gelu(self.dense(hidden)))
+        logits = jnp.einsum("BKE,VE->BKV", x, table.astype(self.dtype), preferred_element_type=jnp.float32)
+        return logits + self.bias[...]
+
+
+class ReplacedTokenHead(nnx.Module):
+    """Hidden states to one logit a position: was this token replaced?"""
+
+    def __init__(self, config: ElectraConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.dense = linear(config.hidden_size, config.hidden_size, config, dtype, rngs)
+        # [HF]'s initialiser: glorot, which [G] leaves here, starts the loss as much as 11% off ln(V) + 50 ln(2).
+        self.prediction = linear(config.hidden_size, 1, config, dtype, rngs)
+
+    def __call__(self, hidden: Float[Array, "B L H"]) -> Float[Array, "B L"]:
+        """Float32 logits; above 0 says replaced."""
+        return self.prediction(gelu(self.dense(hidden)))[..., 0].astype(jnp.float32)

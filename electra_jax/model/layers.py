@@ -1,0 +1,102 @@
+"""What every layer is made of: dense, layer norm, gelu, dropout.
+
+Axes, here and in every signature of the package: B batch, L length, H hidden, N heads, D head width,
+F feed-forward, E embedding, K picks a row, V vocabulary.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, UInt32
+
+from electra_jax.config import ElectraConfig
+
+Seed = UInt32[Array, "2"]
+"""Two random words that key one dropout mask."""
+
+
+def linear(size: int, features: int, config: ElectraConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Linear:
+    """A dense layer whose kernel starts from the truncated normal of [G] model/modeling.py."""
+    return nnx.Linear(size, features, kernel_init=initializer(config), dtype=dtype, rngs=rngs)
+
+
+def initializer(config: ElectraConfig) -> nnx.Initializer:
+    """Normal of `config.initializer_range`, cut at two standard deviations ([G] create_initializer)."""
+    return nnx.initializers.truncated_normal(config.initializer_range)
+
+
+def layer_norm(size: int, config: ElectraConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """LayerNorm in float32. The variance takes two passes: E[x^2] - E[x]^2 loses the digits parity needs."""
+    return nnx.LayerNorm(size, epsilon=config.layer_norm_eps, use_fast_variance=False, dtype=dtype, rngs=rngs)
+
+
+# --- gelu ---------------------------------------------------------------------------------------------------------
+
+
+@jax.custom_vjp
+def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """x * Phi(x), by erf (Hendrycks & Gimpel, 2016).
+
+    `jax.nn.gelu(approximate=False)` takes the slower erfc. The derivative is computed from x alone, so only x is kept
+    for it, and the barriers stop XLA from computing it again inside each matrix product that consumes it.
+    """
+    return _gelu(x)
+
+
+def _cdf(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    return 0.5 * (1 + jax.lax.erf(x * np.asarray(0.5**0.5, x.dtype)))
+
+
+def _gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    return jax.lax.optimization_barrier(x * _cdf(x))
+
+
+def _gelu_backward(x: Float[Array, "..."], g: Float[Array, "..."]) -> tuple[Float[Array, "..."]]:
+    x, g = jax.lax.optimization_barrier((x, g))
+    pdf = jnp.exp(-0.5 * x * x) * np.asarray((2 * np.pi) ** -0.5, x.dtype)
+    return (jax.lax.optimization_barrier(g * (_cdf(x) + x * pdf)),)
+
+
+gelu.defvjp(lambda x: (_gelu(x), x), _gelu_backward)
+
+
+# --- dropout ------------------------------------------------------------------------------------------------------
+
+
+def dropout(x: Float[Array, "..."], seed: Seed | None, rate: float) -> Float[Array, "..."]:
+    """Zero each element with probability `rate`, and scale the others by 1 / (1 - rate); x itself without a seed.
+
+    The mask is a hash of the element's index, which costs a hundredth of drawing it with threefry, is the same bits
+    however the array is sharded, and is computed again in the backward pass rather than stored.
+    """
+    if seed is None or rate == 0:
+        return x
+    return _dropout(rate, x, seed)
+
+
+def keep_mask(seed: Seed, shape: tuple[int, ...], rate: float) -> Bool[Array, "..."]:
+    """True with probability 1 - `rate`, independently for each element and each seed.
+
+    Both words of the seed are mixed in: with one, the masks of two seeds would be permutations of each other.
+    """
+    index = jax.lax.iota(jnp.uint32, int(np.prod(shape))).reshape(shape)
+    return _mix(_mix(index ^ seed[0]) + seed[1]) >= jnp.uint32(rate * 2**32)
+
+
+def _mix(h: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
+    """A bijection of the 32-bit words that spreads every bit (lowbias32 of C. Wellons' hash prospector)."""
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        h = (h ^ (h >> shift)) * jnp.uint32(factor)
+    return h ^ (h >> 16)
+
+
+def _drop(x: Float[Array, "..."], seed: Seed, rate: float) -> Float[Array, "..."]:
+    return jnp.where(keep_mask(seed, x.shape, rate), x * np.asarray(1 / (1 - rate), x.dtype), 0)
+
+
+_dropout = jax.custom_vjp(lambda rate, x, seed: _drop(x, seed, rate), nondiff_argnums=(0,))
+_dropout.defvjp(
+    lambda rate, x, seed: (_drop(x, seed, rate), seed),
+    lambda rate, seed, g: (_drop(g, seed, rate), np.zeros(seed.shape, jax.dtypes.float0)),
+)
