@@ -1,0 +1,1 @@
+"""What is learned: masking, sampling, losses; one file an objective."""

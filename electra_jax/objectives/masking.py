@@ -1,0 +1,63 @@
+"""Which tokens the generator predicts, drawn afresh every step ([G] pretrain/pretrain_helpers.py, `mask`)."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int, PRNGKeyArray
+
+from electra_jax.config import ObjectiveConfig
+from electra_jax.model import Tokens
+
+
+class SpecialTokens(NamedTuple):
+    """Ids of the tokens that mean something to the objective."""
+
+    cls: int
+    sep: int
+    mask: int
+
+
+class Picks(NamedTuple):
+    """The positions that the generator predicts: K slots a row, of which the first few are used."""
+
+    positions: Int[Array, "B K"]
+    """0 in an unused slot."""
+    used: Bool[Array, "B K"]
+
+
+def candidates(tokens: Tokens, special: SpecialTokens) -> Bool[Array, "B L"]:
+    """Positions that may be picked: every real token but [CLS], [SEP] and [MASK]. [UNK] is one."""
+    return tokens.mask & ~jnp.isin(tokens.ids, jnp.asarray(special))
+
+
+def pick(key: PRNGKeyArray, tokens: Tokens, special: SpecialTokens, config: ObjectiveConfig) -> Picks:
+    """Draw max(1, min(K, round(real tokens * mask_prob))) candidates of each row, without replacement.
+
+    [G] draws with replacement and, where two slots hit one position, writes the average of the two ids.
+    """
+    slots = config.slots(tokens.ids.shape[1])
+    allowed = candidates(tokens, special)
+    order = jnp.where(allowed, jax.random.uniform(key, allowed.shape), -1.0)
+    scores, positions = jax.lax.top_k(order, slots)
+    wanted = jnp.clip(jnp.round(tokens.mask.sum(1) * config.mask_prob).astype(jnp.int32), 1, slots)
+    used = (jnp.arange(slots) < wanted[:, None]) & (scores >= 0)
+    return Picks(jnp.where(used, positions, 0), used)
+
+
+def gather(ids: Int[Array, "B L"], picks: Picks) -> Int[Array, "B K"]:
+    """The ids at the picks (and whatever stands at position 0 in unused slots)."""
+    return jnp.take_along_axis(ids, picks.positions, axis=1)
+
+
+def scatter(ids: Int[Array, "B L"], picks: Picks, new: Int[Array, "B K"] | int) -> Int[Array, "B L"]:
+    """Write `new` at the picks; unused slots write nothing."""
+    rows, length = ids.shape
+    positions = jnp.where(picks.used, picks.positions, length)  # beyond the row: dropped
+    return ids.at[jnp.arange(rows)[:, None], positions].set(new, mode="drop")
+
+
+def mask(key: PRNGKeyArray, tokens: Tokens, picks: Picks, mask_id: int, mask_token_prob: float) -> Tokens:
+    """Replace each pick by [MASK] with probability `mask_token_prob`; the others keep their token."""
+    masked = picks._replace(used=picks.used & jax.random.bernoulli(key, mask_token_prob, picks.used.shape))
+    return tokens._replace(ids=scatter(tokens.ids, masked, mask_id))

@@ -1,0 +1,69 @@
+"""Counts that training adds up on the device, and the figures that a person reads off them.
+
+Accuracy alone misleads: with 10% of the tokens replaced, saying "original" always is 90% right. Hence precision,
+recall and AUC of the replaced class.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+BINS, LARGEST = 1024, 16.0  # of the histogram of discriminator logits, which spans [-LARGEST, LARGEST]
+
+Counts = dict[str, Array]
+"""Sums over a batch by name; they add up over batches."""
+
+
+def generator_counts(
+    logits: Float[Array, "B K V"], sampled: Int[Array, "B K"], targets: Int[Array, "B K"], used: Bool[Array, "B K"]
+) -> Counts:
+    """How often the likeliest token, and the sampled one, is the original."""
+    target_logits = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    return {
+        "generator_correct": jnp.sum(used & (target_logits >= logits.max(-1)), dtype=jnp.float32),
+        "samples_correct": jnp.sum(used & (sampled == targets), dtype=jnp.float32),
+    }
+
+
+def discriminator_counts(logits: Float[Array, "B L"], replaced: Bool[Array, "B L"], mask: Bool[Array, "B L"]) -> Counts:
+    """Confusion counts at threshold 0, and a histogram of the logits by class, of which AUC is read."""
+    predicted = logits > 0
+    bins = jnp.clip((logits + LARGEST) * (BINS / (2 * LARGEST)), 0, BINS - 1).astype(jnp.int32)
+    return {
+        "replaced": jnp.sum(replaced & mask, dtype=jnp.float32),
+        "predicted": jnp.sum(predicted & mask, dtype=jnp.float32),
+        "found": jnp.sum(predicted & replaced & mask, dtype=jnp.float32),
+        "histogram": jnp.zeros((2, BINS)).at[replaced.astype(jnp.int32), bins].add(mask.astype(jnp.float32)),
+    }
+
+
+def summarize(counts: Counts, generator_weight: float, discriminator_weight: float) -> dict[str, float]:
+    """Losses and rates of added-up counts; a rate over nothing is 0, an AUC without both classes 0.5."""
+    c = {name: np.asarray(value, np.float64) for name, value in counts.items()}
+
+    def ratio(part: np.ndarray, whole: np.ndarray) -> float:
+        return float(part / whole) if whole > 0 else 0.0
+
+    mlm, discriminator = ratio(c["mlm_sum"], c["picks"]), ratio(c["discriminator_sum"], c["tokens"])
+    right = c["tokens"] - c["replaced"] - c["predicted"] + 2 * c["found"]
+    return {
+        "loss": generator_weight * mlm + discriminator_weight * discriminator,
+        "mlm_loss": mlm,
+        "discriminator_loss": discriminator,
+        "precision": ratio(c["found"], c["predicted"]),
+        "recall": ratio(c["found"], c["replaced"]),
+        "auc": auc(c["histogram"]),
+        "accuracy": ratio(right, c["tokens"]),
+        "replaced_rate": ratio(c["replaced"], c["tokens"]),
+        "generator_accuracy": ratio(c["generator_correct"], c["picks"]),
+        "samples_correct": ratio(c["samples_correct"], c["picks"]),
+    }
+
+
+def auc(histogram: Float[np.ndarray, "2 bins"]) -> float:
+    """Area under the ROC curve: how often a replaced token scores above an original one, ties counting half."""
+    original, replaced = np.asarray(histogram, np.float64)
+    if original.sum() == 0 or replaced.sum() == 0:
+        return 0.5
+    below = np.cumsum(original) - original
+    return float(np.sum(replaced * (below + original / 2)) / (original.sum() * replaced.sum()))
