@@ -1,0 +1,150 @@
+"""Sources of every kind to one `datasets.Dataset` of documents."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from datasets import Dataset, DatasetDict, Features, Value, load_dataset, load_from_disk
+from datasets.exceptions import DatasetGenerationError
+
+from electra_jax.config import PrepareConfig
+from electra_jax.data.lines import read_lines
+from electra_jax.data.tokenizer import HUB_NAME
+from electra_jax.errors import UserError
+
+FEATURES = Features({"text": Value("large_string")})
+"""large_string: a batch of long documents outgrows the 2 GiB of Arrow's plain string."""
+TABLES: dict[str, tuple[str, dict[str, Any]]] = {
+    ".csv": ("csv", {"keep_default_na": False}),  # or "NA" and "null" wouldn't be texts
+    ".tsv": ("csv", {"keep_default_na": False, "sep": "\t"}),
+    ".json": ("json", {}),
+    ".jsonl": ("json", {}),
+    ".parquet": ("parquet", {}),
+}
+TEXT_TYPES = ("string", "large_string", "string_view")
+DOCUMENTS_AT_ONCE = 64
+
+
+def load_documents(config: PrepareConfig, scratch: Path) -> Dataset:
+    """The documents of all sources in the order given: one column `text`, sentences separated by newlines.
+
+    Documents without any text are skipped. The dataset is memory-mapped from files in `scratch`, which the
+    caller deletes. Raises UserError where a source can't be found or read, or has no text.
+    """
+    for source in config.sources:
+        _check_source(source)
+    try:
+        return Dataset.from_generator(
+            _documents,
+            features=FEATURES,
+            cache_dir=str(scratch),
+            gen_kwargs={"config": config, "scratch": scratch},
+            writer_batch_size=DOCUMENTS_AT_ONCE,
+        )
+    except DatasetGenerationError as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from None
+        raise
+
+
+def split_documents(lines: Iterable[str], documents: Literal["paragraph", "line"]) -> Iterator[str]:
+    """Documents of a text file: paragraphs between blank lines, or single lines. White space alone is blank."""
+    gathered: list[str] = []
+    for line in lines:
+        blank = not line.strip()
+        if not blank:
+            gathered.append(line)
+        if gathered and (blank or documents == "line"):
+            yield "\n".join(gathered)
+            gathered = []
+    if gathered:
+        yield "\n".join(gathered)
+
+
+def _documents(config: PrepareConfig, scratch: Path) -> Iterator[dict[str, str]]:
+    found = False
+    for source in config.sources:
+        for text in _texts(source, config, scratch):
+            if text and not text.isspace():
+                found = True
+                yield {"text": text}
+    if not found:  # checked here, because `from_generator` fails on none
+        raise UserError(f"{', '.join(config.sources)}: no text in it")
+
+
+def _texts(source: str, config: PrepareConfig, scratch: Path) -> Iterator[str | None]:
+    path = Path(source)
+    if path.is_file() and _kind(path) not in TABLES:
+        return split_documents(read_lines(path), config.documents)
+    if path.is_file():
+        dataset = _load_table(path, scratch)
+    elif path.is_dir():
+        dataset = _load_saved(path, config.split)
+    else:
+        dataset = _load_hub(source, config)
+    return _column(dataset, config.field, source)
+
+
+def _check_source(source: str) -> None:
+    path = Path(source)
+    if path.exists():
+        return
+    if _kind(path) in (*TABLES, ".txt") or not HUB_NAME.fullmatch(source):
+        raise UserError(f"{source}: no such file or folder")
+
+
+def _kind(path: Path) -> str:
+    """The suffix that tells how to read a file, that of compression apart: ".jsonl" for x.jsonl.gz."""
+    suffixes = [suffix for suffix in path.name.lower().split(".")[1:] if suffix != "gz"]
+    return f".{suffixes[-1]}" if suffixes else ""
+
+
+def _load_table(path: Path, scratch: Path) -> Dataset:
+    reader, options = TABLES[_kind(path)]
+    try:
+        return load_dataset(reader, data_files=str(path), split="train", cache_dir=str(scratch), **options)
+    except Exception as error:  # pandas, pyarrow and datasets each have their own
+        raise UserError(f"{path}: can't be read as {reader}: {_reason(error)}") from error
+
+
+def _load_saved(path: Path, split: str) -> Dataset:
+    try:
+        dataset = load_from_disk(str(path))
+    except Exception as error:
+        raise UserError(
+            f"{path}: not a folder that `datasets` saved; for files in it, name the files: {_reason(error)}"
+        ) from error
+    return _pick_split(dataset, split, path) if isinstance(dataset, DatasetDict) else dataset
+
+
+def _pick_split(splits: DatasetDict, split: str, path: Path) -> Dataset:
+    if split not in splits:
+        raise UserError(f"{path}: has no split '{split}'; there are: {', '.join(splits)}")
+    return splits[split]
+
+
+def _load_hub(name: str, config: PrepareConfig) -> Dataset:
+    """A set from the hub, kept where `datasets` keeps what it fetches, so that it is fetched once."""
+    try:
+        return load_dataset(name, config.subset, split=config.split)
+    except Exception as error:  # of datasets, huggingface_hub, fsspec and the network
+        raise UserError(
+            f"{name}: no such file, and no dataset of that name could be fetched from the hub: {_reason(error)}"
+        ) from error
+
+
+def _column(dataset: Dataset, field: str, source: str) -> Iterator[str | None]:
+    if field not in dataset.column_names:
+        raise UserError(f"{source}: has no field '{field}'; there are: {', '.join(dataset.column_names)}")
+    kind = dataset.features[field]
+    if not (isinstance(kind, Value) and kind.dtype in TEXT_TYPES):
+        raise UserError(f"{source}: field '{field}' is not text but {getattr(kind, 'dtype', kind)}; name another field")
+    for batch in dataset.select_columns(field).with_format("arrow").iter(DOCUMENTS_AT_ONCE):
+        yield from batch[field].to_pylist()
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what went wrong at the bottom."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -1,0 +1,89 @@
+"""Texts to rows of token ids: what a worker of `prepare` does."""
+
+import functools
+import random
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+from tokenizers import Tokenizer
+
+from electra_jax.config import PrepareConfig
+from electra_jax.data.builder import Row, build_rows
+from electra_jax.data.rows import COLUMNS
+
+SENTENCES_AT_ONCE = 256
+"""Few, because an encoding takes some hundred bytes a token until its ids are taken out."""
+
+
+def encode_documents(
+    batch: pa.Table,
+    indices: list[int],
+    *,
+    config: PrepareConfig,
+    split: str,
+    backend: str,
+    special_ids: tuple[int, int, int],
+    dtype: str,
+) -> pa.Table:
+    """The rows of some documents (column `text`) as columns input_ids, length and first_length, see `Rows`.
+
+    `indices` number the documents within their split. A document's random draws depend on seed, split and number
+    alone. `backend` is a tokenizers.Tokenizer as JSON, `special_ids` are those of [PAD], [CLS] and [SEP], `dtype`
+    is that of the ids.
+    """
+    documents = [text.split("\n") for text in batch["text"].to_pylist()]
+    encoded = _encode(backend, [sentence for sentences in documents for sentence in sentences], dtype)
+    ids, bounds = [], []
+    for index, sentences in zip(indices, documents, strict=True):
+        tokens = [next(encoded) for _ in sentences]
+        rng = random.Random(f"{config.seed}/{split}/{index}")
+        lengths = [len(sentence) for sentence in tokens]
+        rows = list(build_rows(lengths, config.length, rng, config.single_segment_prob, config.short_row_prob))
+        ids.append(_fill(np.concatenate(tokens), rows, config.length, special_ids))
+        bounds.extend(rows)
+    return _table(np.concatenate(ids), bounds)
+
+
+def _encode(backend: str, sentences: Sequence[str], dtype: str) -> Iterator[np.ndarray]:
+    tokenizer = _backend(backend)
+    for start in range(0, len(sentences), SENTENCES_AT_ONCE):
+        some = list(sentences[start : start + SENTENCES_AT_ONCE])
+        for encoding in tokenizer.encode_batch_fast(some, add_special_tokens=False):
+            yield np.array(encoding.ids, dtype)
+
+
+@functools.cache
+def _backend(state: str) -> Tokenizer:
+    """One a process: a worker gets the tokenizer as text with each batch."""
+    tokenizer = Tokenizer.from_str(state)
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    tokenizer.encode_special_tokens = True  # "[MASK]" in a text is text
+    return tokenizer
+
+
+def _fill(tokens: np.ndarray, rows: Sequence[Row], length: int, special_ids: tuple[int, int, int]) -> np.ndarray:
+    """One document's rows, [rows, L]: `[CLS] A [SEP]`, then `B [SEP]` where there is a B, then padding."""
+    pad, cls, sep = special_ids
+    filled = np.full((len(rows), length), pad, tokens.dtype)
+    for row, (start, middle, stop) in zip(filled, rows, strict=True):
+        row[0] = cls
+        first = middle - start + 2
+        row[1 : first - 1] = tokens[start:middle]
+        row[first - 1] = sep
+        if stop > middle:
+            row[first : first + stop - middle] = tokens[middle:stop]
+            row[first + stop - middle] = sep
+    return filled
+
+
+def _table(ids: np.ndarray, rows: Sequence[Row]) -> pa.Table:
+    first = [row.middle - row.start + 2 for row in rows]
+    second = [row.stop - row.middle + 1 if row.stop > row.middle else 0 for row in rows]
+    columns = [
+        pa.FixedSizeListArray.from_arrays(pa.array(ids.reshape(-1)), ids.shape[1]),
+        pa.array(np.add(first, second), pa.int32()),
+        pa.array(first, pa.int32()),
+    ]
+    return pa.table(dict(zip(COLUMNS, columns, strict=True)))

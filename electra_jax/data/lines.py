@@ -1,0 +1,48 @@
+"""Lines of text files, with errors that name the file and the line."""
+
+import gzip
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from electra_jax.errors import UserError
+
+BYTE_ORDER_MARK = "\ufeff"
+
+
+def check_files(paths: Iterable[Path]) -> None:
+    """Raise UserError for the first of `paths` that is not a file."""
+    for path in paths:
+        if path.is_dir():
+            raise UserError(f"{path}: is a folder; name the text files in it")
+        if not path.is_file():
+            raise UserError(f"{path}: no such file")
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """Lines of a UTF-8 file, plain or .gz, without line ends and byte order mark; one line in memory at a time.
+
+    Raises UserError, naming file and line, where the content is binary, is not UTF-8, or can't be read.
+    """
+    try:
+        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                yield _decode(line, path, number)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: not a complete .gz file ({error}); compress or copy it again") from error
+    except OSError as error:
+        raise UserError(f"{path}: can't be read: {error.strerror}") from error
+
+
+def _decode(line: bytes, path: Path, number: int) -> str:
+    if b"\0" in line:
+        raise UserError(f"{path}:{number}: holds a NUL byte, so it is a binary file; give UTF-8 text, plain or .gz")
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}:{number}: byte {error.start + 1} of the line is not UTF-8; convert the file to UTF-8"
+        ) from error
+    if number == 1:
+        text = text.removeprefix(BYTE_ORDER_MARK)
+    return text.rstrip("\r\n")

@@ -1,0 +1,95 @@
+"""What a folder of prepared rows says about itself."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from electra_jax.errors import UserError
+from electra_jax.files import write_text
+
+FORMAT_VERSION = 1
+FILE_NAME = "manifest.json"
+
+
+@dataclass(frozen=True)
+class SplitManifest:
+    """Counts over the rows of one split."""
+
+    documents: int
+    rows: int
+    tokens: int
+    """Without padding, with [CLS] and [SEP]."""
+    text_tokens: int
+    """Without [CLS] and [SEP] too."""
+    unknown_tokens: int
+    """[UNK] among the text's tokens."""
+    padding_rate: float
+    """Share of the rows' positions that are padding."""
+    rows_hash: str
+    """SHA-256 (hexadecimal) over the columns input_ids, length and first_length, rows in order."""
+
+    @property
+    def unk_rate(self) -> float:
+        """Share of [UNK] among the text's tokens."""
+        return self.unknown_tokens / max(1, self.text_tokens)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """How rows were made, and what they hold. Equal for equal input, settings and seed, whatever the workers."""
+
+    sources: tuple[str, ...]
+    """As they were named in the settings."""
+    tokenizer_hash: str
+    """`electra_jax.data.tokenizer.tokenizer_hash` of the folder's tokenizer."""
+    vocab_size: int
+    pad_id: int
+    unk_id: int
+    cls_id: int
+    sep_id: int
+    mask_id: int
+    length: int
+    """Tokens in a row (L), padding included."""
+    seed: int
+    train: SplitManifest
+    eval: SplitManifest
+    format_version: int = FORMAT_VERSION
+
+    @staticmethod
+    def read(folder: Path) -> "Manifest":
+        """The manifest of a prepared folder; raises UserError where it is none, or of another version."""
+        path = folder / FILE_NAME
+        if not path.is_file():
+            raise UserError(f"{folder}: not a folder that `electra-jax prepare` wrote (it has no {FILE_NAME})")
+        try:
+            return _parse(json.loads(path.read_text(encoding="utf-8")), path)
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}: damaged ({error}); prepare the rows again") from error
+
+    def write(self, folder: Path) -> None:
+        """Write manifest.json into `folder`."""
+        write_text(folder / FILE_NAME, json.dumps(asdict(self), ensure_ascii=False, indent=2) + "\n")
+
+
+def summary(manifest: Manifest, seconds: float) -> Table:
+    """A table of both splits for the terminal; `seconds` is the time that preparing took."""
+    tokens = manifest.train.tokens + manifest.eval.tokens
+    table = Table(caption=f"{tokens / max(seconds, 1e-9):,.0f} tokens/s", caption_justify="left")
+    table.add_column("split")
+    for column in ("documents", "rows", "tokens", r"\[UNK]", "padding"):
+        table.add_column(column, justify="right")
+    for name, split in (("train", manifest.train), ("eval", manifest.eval)):
+        counts = (f"{count:,}" for count in (split.documents, split.rows, split.tokens))
+        table.add_row(name, *counts, f"{split.unk_rate:.2%}", f"{split.padding_rate:.1%}")
+    return table
+
+
+def _parse(content: dict[str, Any], path: Path) -> Manifest:
+    version = content["format_version"]
+    if version != FORMAT_VERSION:
+        raise UserError(f"{path}: format {version}, and this version reads {FORMAT_VERSION}; prepare the rows again")
+    parts: dict[str, Any] = {name: SplitManifest(**content[name]) for name in ("train", "eval")}
+    return Manifest(**content | parts | {"sources": tuple(content["sources"])})

@@ -1,0 +1,133 @@
+"""Tokenizers from and to folders that `transformers` reads, version 4.46 and later and 5 alike."""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast
+
+from electra_jax.errors import UserError
+
+SPECIAL_NAMES = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
+HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+"""A repository of the hub: name or owner/name."""
+LONGEST = 10**6
+"""A model_max_length above this is transformers' way of saying that none is set."""
+
+
+def load_tokenizer(name_or_folder: str | Path) -> PreTrainedTokenizerFast:
+    """The WordPiece tokenizer in a folder, or of a model on the Hugging Face hub.
+
+    Raises UserError where there is none, where it is no WordPiece tokenizer, and where it lacks one of
+    [PAD], [UNK], [CLS], [SEP] and [MASK].
+    """
+    name, folder = str(name_or_folder), Path(name_or_folder)
+    if not folder.is_dir() and (folder.exists() or not HUB_NAME.fullmatch(name)):
+        raise UserError(f"{name}: no such folder; give a tokenizer's folder or a model's name on the hub")
+    if folder.is_dir():
+        _check_files(folder)
+    try:
+        # ElectraTokenizer is another name of BertTokenizer.
+        loader = BertTokenizer if _has_bare_vocabulary(folder) else AutoTokenizer
+        tokenizer = loader.from_pretrained(name)
+    except Exception as error:  # some twenty kinds, of three libraries
+        raise UserError(_load_message(name, folder.is_dir(), error)) from error
+    return _checked(tokenizer, name)
+
+
+def tokenizer_hash(tokenizer: PreTrainedTokenizerFast) -> str:
+    """SHA-256 (hexadecimal) of what determines the ids of a text: vocabulary, normalizer, splitting, added tokens.
+
+    It does not depend on where the tokenizer lies, nor on padding and truncation, and survives `save_tokenizer`.
+    """
+    state = _backend_state(tokenizer)
+    normalizer = dict(state["normalizer"] or {})
+    if normalizer.get("strip_accents", True) is None:  # BERT's default: as lowercase
+        normalizer["strip_accents"] = normalizer["lowercase"]
+    model = {key: value for key, value in state["model"].items() if key != "vocab"}
+    parts = [vocabulary(tokenizer), model, normalizer, state["pre_tokenizer"], state["added_tokens"]]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def vocabulary(tokenizer: PreTrainedTokenizerFast) -> list[str]:
+    """Every token, added ones included, in the order of the ids."""
+    ids = tokenizer.get_vocab()
+    return sorted(ids, key=lambda token: ids[token])
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write tokenizer.json, tokenizer_config.json and vocab.txt (one token a line) into the existing `folder`."""
+    state = _backend_state(tokenizer)
+    _write_json(folder / "tokenizer.json", state)
+    _write_json(folder / "tokenizer_config.json", _tokenizer_config(tokenizer, state))
+    (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in vocabulary(tokenizer)), encoding="utf-8")
+
+
+def max_length(tokenizer: PreTrainedTokenizerFast) -> int | None:
+    """Most tokens in a row of the tokenizer's model, or None where it doesn't say."""
+    return tokenizer.model_max_length if tokenizer.model_max_length <= LONGEST else None
+
+
+def _backend_state(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    """The contents of tokenizer.json, without padding and truncation, which the last call left behind."""
+    return json.loads(tokenizer.backend_tokenizer.to_str()) | {"padding": None, "truncation": None}
+
+
+def _tokenizer_config(tokenizer: PreTrainedTokenizerFast, state: dict[str, Any]) -> dict[str, Any]:
+    normalizer = state["normalizer"] or {}
+    standard = normalizer.get("type") == "BertNormalizer" and state["pre_tokenizer"] == {"type": "BertPreTokenizer"}
+    # ElectraTokenizer rebuilds normalizer and splitting from this file; the general class takes tokenizer.json's.
+    config: dict[str, Any] = {"tokenizer_class": "ElectraTokenizer" if standard else "PreTrainedTokenizerFast"}
+    if standard:
+        config["do_lower_case"] = normalizer["lowercase"]
+        config["strip_accents"] = normalizer["strip_accents"]
+        config["tokenize_chinese_chars"] = normalizer["handle_chinese_chars"]
+    if max_length(tokenizer) is not None:
+        config["model_max_length"] = max_length(tokenizer)
+    return config | {name: getattr(tokenizer, name) for name in SPECIAL_NAMES}
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+def _check_files(folder: Path) -> None:
+    # transformers takes a folder without these for a vocabulary of five tokens, and says nothing.
+    if not any((folder / name).is_file() for name in ("vocab.txt", "tokenizer.json")):
+        raise UserError(f"{folder}: holds no tokenizer: neither vocab.txt nor tokenizer.json is there")
+
+
+def _has_bare_vocabulary(folder: Path) -> bool:
+    """Whether `folder` has a vocab.txt and nothing that names a class, as older models are handed round."""
+    if not (folder / "vocab.txt").is_file() or (folder / "tokenizer.json").is_file():
+        return False
+    settings = folder / "tokenizer_config.json"
+    named = settings.is_file() and "tokenizer_class" in json.loads(settings.read_text(encoding="utf-8"))
+    return not named and not (folder / "config.json").is_file()
+
+
+def _load_message(name: str, is_folder: bool, error: Exception) -> str:
+    reason = next(iter(str(error).splitlines()), type(error).__name__)
+    if is_folder:
+        return f"{name}: the tokenizer can't be read: {reason}"
+    return f"{name}: no such folder, and no tokenizer of that name could be fetched from the hub: {reason}"
+
+
+def _checked(tokenizer: Any, name: str) -> PreTrainedTokenizerFast:
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise UserError(f"{name}: has no tokenizer.json, and its {type(tokenizer).__name__} can't be converted")
+    model = _backend_state(tokenizer)["model"]["type"]
+    if model != "WordPiece":
+        raise UserError(f"{name}: a {model} tokenizer; ELECTRA takes WordPiece (`electra-jax vocab` trains one)")
+    # transformers adds a special token that a vocabulary lacks at its end, and the model has no row for it.
+    given = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)
+    missing = [f"[{special[:-6].upper()}]" for special in SPECIAL_NAMES if getattr(tokenizer, special) not in given]
+    if missing:
+        raise UserError(f"{name}: the vocabulary lacks {', '.join(missing)}; add the special tokens to it")
+    if len(tokenizer) <= len(SPECIAL_NAMES):
+        raise UserError(f"{name}: the tokenizer has {len(tokenizer)} tokens only; is its vocabulary file there?")
+    if max(tokenizer.get_vocab().values()) != len(tokenizer) - 1:
+        raise UserError(f"{name}: the vocabulary's ids have gaps; number the tokens from 0 without any")
+    return tokenizer

@@ -1,0 +1,101 @@
+"""Training a WordPiece vocabulary on text of one's own."""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from transformers import BertTokenizer
+
+from electra_jax.config import VocabConfig
+from electra_jax.data.lines import check_files, read_lines
+from electra_jax.data.tokenizer import save_tokenizer
+from electra_jax.errors import UserError
+from electra_jax.files import check_absent, new_folder
+
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+"""Ids 0 to 4, as in the release's vocabulary but without its unused entries between."""
+
+
+@dataclass(frozen=True)
+class VocabResult:
+    """A tokenizer's folder and the entries it has, which is what a model's `vocab_size` must be."""
+
+    folder: Path
+    size: int
+    """Special tokens included; less than was asked for where the text has no more pairs to merge."""
+
+
+def train_vocabulary(config: VocabConfig) -> VocabResult:
+    """Train a BERT-style WordPiece tokenizer and write its folder, which `transformers` reads.
+
+    The same text and settings give the same bytes. Raises UserError where a file is missing, empty or not
+    UTF-8 text, where `size` doesn't hold the text's characters, and where `out` is taken.
+    """
+    if not config.text:
+        raise UserError("text: none is given; name at least one text file")
+    check_files(config.text)
+    check_absent(config.out)
+    vocabulary = _train(config)
+    tokenizer = BertTokenizer(  # which ElectraTokenizer is another name of
+        vocab={token: index for index, token in enumerate(vocabulary)},
+        do_lower_case=config.lowercase,
+        strip_accents=config.strip_accents,
+        model_max_length=config.max_length,
+    )
+    with new_folder(config.out) as folder:
+        save_tokenizer(tokenizer, folder)
+    return VocabResult(config.out, len(vocabulary))
+
+
+def _train(config: VocabConfig) -> list[str]:
+    """The vocabulary in the order of its ids.
+
+    The trainer numbers the continuing characters ("##a") as a hash map yields them, anew in each run, and breaks
+    ties between pairs by these numbers. Hence two passes: the first learns the characters alone, the second is
+    given them in a fixed order.
+    """
+    characters = _characters(config)
+    needed = len(SPECIAL_TOKENS) + len(characters)
+    if len(characters) == 0:
+        raise UserError(f"{', '.join(map(str, config.text))}: no text to learn a vocabulary from")
+    if config.size < needed:
+        raise UserError(
+            f"size {config.size} is too small: the text's characters, each at a word's start and within words, and "
+            f"the {len(SPECIAL_TOKENS)} special tokens are {needed} entries already; ask for more than {needed}"
+        )
+    return _pass(config, [*SPECIAL_TOKENS, *characters], config.size, show_progress=sys.stderr.isatty())
+
+
+def _characters(config: VocabConfig) -> list[str]:
+    """Every character of the text, those at a word's start ("a") before those within words ("##a")."""
+    found = set(_pass(config, [], size=0, show_progress=False))
+    return sorted(found, key=lambda token: (len(token), token))
+
+
+def _pass(config: VocabConfig, first: list[str], size: int, show_progress: bool) -> list[str]:
+    """One run of the trainer over the text: `first`, then characters, then merged pairs up to `size` entries."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(
+        clean_text=True,
+        handle_chinese_chars=True,
+        strip_accents=config.strip_accents,
+        lowercase=config.lowercase,
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=size,
+        min_frequency=config.min_frequency,
+        special_tokens=first,
+        continuing_subword_prefix="##",
+        show_progress=show_progress,
+    )
+    tokenizer.train_from_iterator(_lines(config), trainer)
+    ids = tokenizer.get_vocab()
+    return sorted(ids, key=lambda token: ids[token])
+
+
+def _lines(config: VocabConfig) -> Iterator[str]:
+    for path in config.text:
+        yield from read_lines(path)

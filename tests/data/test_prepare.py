@@ -1,0 +1,225 @@
+import io
+import os
+import random
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+from rich.console import Console
+
+from electra_jax.config import PrepareConfig, VocabConfig
+from electra_jax.data.manifest import Manifest, summary
+from electra_jax.data.prepare import prepare
+from electra_jax.data.rows import open_rows
+from electra_jax.data.tokenizer import load_tokenizer, tokenizer_hash
+from electra_jax.data.vocab import train_vocabulary
+from electra_jax.errors import UserError
+
+
+@pytest.fixture
+def config(corpus: Path, tokenizer_folder: Path, tmp_path: Path) -> PrepareConfig:
+    return PrepareConfig((str(corpus),), str(tokenizer_folder), tmp_path / "rows", length=32, held_out=0.2)
+
+
+def real_tokens(folder: Path, split: str, skipped: tuple[int, ...] = ()) -> list[int]:
+    """Tokens of all rows in order, those in `skipped` left out."""
+    rows = open_rows(folder, split)  # type: ignore[arg-type]
+    each = (rows[i]["input_ids"][: rows[i]["length"]].tolist() for i in range(len(rows)))
+    return [token for row in each for token in row if token not in skipped]
+
+
+def test_rows_hold_every_token_of_the_text_once(prepared: tuple[Path, Manifest], corpus: Path):
+    folder, manifest = prepared
+    tokenizer = load_tokenizer(folder / "tokenizer")
+    specials = (manifest.cls_id, manifest.sep_id)
+    found = Counter(real_tokens(folder, "train", specials) + real_tokens(folder, "eval", specials))
+    text = corpus.read_text(encoding="utf-8")
+    assert found == Counter(tokenizer(text, add_special_tokens=False)["input_ids"])
+    assert manifest.train.documents + manifest.eval.documents == 200
+    assert manifest.train.unknown_tokens == 0
+
+
+def test_rows_decode_to_the_text_in_order(prepared: tuple[Path, Manifest], corpus: Path, config: PrepareConfig):
+    prepare(replace(config, held_out=0.0))
+    tokenizer = load_tokenizer(config.tokenizer)
+    ids = real_tokens(config.out, "train", (tokenizer.cls_token_id, tokenizer.sep_token_id))
+    text = corpus.read_text(encoding="utf-8")
+    assert tokenizer.decode(ids) == tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True)
+
+
+def test_the_layout_of_rows(prepared: tuple[Path, Manifest]):
+    folder, manifest = prepared
+    rows = open_rows(folder, "train")
+    two_segments = 0
+    for i in range(len(rows)):
+        ids, length, first = (rows[i][name] for name in ("input_ids", "length", "first_length"))
+        assert ids.shape == (32,)
+        assert ids.dtype == np.uint16
+        assert (length.dtype, first.dtype) == (np.int32, np.int32)
+        assert ids[0] == manifest.cls_id
+        assert ids[length - 1] == ids[first - 1] == manifest.sep_id
+        assert (ids[length:] == manifest.pad_id).all()
+        assert (ids[:length] != manifest.pad_id).all()
+        assert list(ids).count(manifest.sep_id) == 1 + (first < length)
+        two_segments += first < length
+    assert two_segments > len(rows) / 4
+
+
+def test_the_manifest_counts_what_is_there(prepared: tuple[Path, Manifest], config: PrepareConfig):
+    folder, manifest = prepared
+    assert Manifest.read(folder) == manifest
+    assert manifest.tokenizer_hash == tokenizer_hash(load_tokenizer(config.tokenizer))
+    assert manifest.tokenizer_hash == tokenizer_hash(load_tokenizer(folder / "tokenizer"))
+    tokens = real_tokens(folder, "train")
+    assert manifest.train.tokens == len(tokens)
+    assert manifest.train.text_tokens == len([t for t in tokens if t not in (manifest.cls_id, manifest.sep_id)])
+    assert manifest.train.rows == len(open_rows(folder, "train"))
+    assert manifest.train.padding_rate == pytest.approx(1 - len(tokens) / manifest.train.rows / 32)
+    assert str(folder.parent) not in (folder / "manifest.json").read_text()
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_workers_change_nothing(prepared: tuple[Path, Manifest], config: PrepareConfig, workers: int):
+    assert prepare(replace(config, workers=workers)) == prepared[1]
+
+
+def test_the_seed_changes_the_rows(prepared: tuple[Path, Manifest], config: PrepareConfig):
+    assert prepare(replace(config, seed=1)).train.rows_hash != prepared[1].train.rows_hash
+
+
+def test_datasets_reads_the_rows(prepared: tuple[Path, Manifest]):
+    dataset = datasets.load_from_disk(str(prepared[0] / "train"))
+    assert dataset.column_names == ["input_ids", "length", "first_length"]
+    assert dataset[3]["input_ids"] == open_rows(prepared[0], "train")[3]["input_ids"].tolist()
+
+
+def test_repeated_documents_fall_on_one_side(config: PrepareConfig, tmp_path: Path):
+    documents = [f"the dogs jump {'lazy ' * i}" for i in range(60)] * 2
+    (tmp_path / "twice.txt").write_text("\n\n".join(documents))
+    manifest = prepare(replace(config, sources=(str(tmp_path / "twice.txt"),), held_out=0.3))
+    assert manifest.eval.documents % 2 == 0
+    assert 10 <= manifest.eval.documents <= 64
+    train, held_out = (Counter(real_tokens(config.out, split)) for split in ("train", "eval"))
+    assert all(count % 2 == 0 for count in (train + held_out).values())
+
+
+def test_the_share_of_short_and_single_rows_can_be_set(config: PrepareConfig):
+    prepare(replace(config, single_segment_prob=1.0, held_out=0.0))
+    rows = open_rows(config.out, "train")
+    assert all(rows[i]["length"] == rows[i]["first_length"] for i in range(len(rows)))
+
+
+def test_nothing_held_out(config: PrepareConfig):
+    manifest = prepare(replace(config, held_out=0.0))
+    assert (manifest.eval.documents, manifest.eval.rows, len(open_rows(config.out, "eval"))) == (0, 0, 0)
+
+
+def test_special_tokens_in_a_text_are_text(config: PrepareConfig, tmp_path: Path):
+    (tmp_path / "bert.txt").write_text("the dogs [MASK] jump [SEP] over [PAD] lazy dogs " * 20)
+    prepare(replace(config, sources=(str(tmp_path / "bert.txt"),), held_out=0.0, max_unk_rate=1.0))
+    tokenizer = load_tokenizer(config.tokenizer)
+    rows = open_rows(config.out, "train")
+    for i in range(len(rows)):
+        inner = rows[i]["input_ids"][1 : rows[i]["first_length"] - 1]
+        assert not {tokenizer.mask_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id} & set(inner.tolist())
+
+
+def test_a_large_vocabulary_takes_wider_ids(config: PrepareConfig, corpus: Path, tmp_path: Path):
+    (tmp_path / "tokenizer").mkdir()
+    tokens = (Path(config.tokenizer) / "vocab.txt").read_text(encoding="utf-8")
+    tokens += "".join(f"{number:x}q\n" for number in range(70_000))
+    (tmp_path / "tokenizer" / "vocab.txt").write_text(tokens, encoding="utf-8")
+    prepare(replace(config, tokenizer=str(tmp_path / "tokenizer"), sources=(str(corpus),)))
+    assert open_rows(config.out, "train")[0]["input_ids"].dtype == np.uint32
+
+
+def test_chinese_is_split_into_characters(config: PrepareConfig, tmp_path: Path):
+    (tmp_path / "zh.txt").write_text("我们在北京大学学习\n自然语言", encoding="utf-8")
+    manifest = prepare(replace(config, sources=(str(tmp_path / "zh.txt"),), held_out=0.0))
+    assert (manifest.train.text_tokens, manifest.train.unknown_tokens) == (13, 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"length": 7}, "length 7: a row needs at least 8"),
+        ({"length": 513}, "length 513: .* takes at most 512"),
+        ({"workers": 0}, "workers 0"),
+        ({"held_out": 1.0}, "held_out 1.0"),
+        ({"short_row_prob": 1.5}, "short_row_prob 1.5"),
+        ({"tokenizer": "/nowhere"}, "/nowhere: no such folder"),
+        ({"sources": ()}, "sources: none is given"),
+        ({"sources": ("absent.txt",)}, "absent.txt: no such file"),
+        ({"field": "text"}, "wrong tokenizer for this text"),
+        ({"held_out": 0.999999}, "no rows to train on"),
+    ],
+)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_mistakes_leave_nothing_behind(
+    config: PrepareConfig, tmp_path: Path, changes: dict[str, object], complaint: str, workers: int
+):
+    russian = tmp_path / "russian.txt"
+    russian.write_text("Съешь же ещё этих мягких французских булок\n\nда выпей чаю", encoding="utf-8")
+    before = sorted(tmp_path.iterdir())
+    settings = {"sources": (str(russian),), "workers": workers} | changes
+    with pytest.raises(UserError, match=complaint) as error:
+        prepare(replace(config, **settings))  # type: ignore[arg-type]
+    assert "\n" not in str(error.value)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_an_occupied_folder_is_left_alone(config: PrepareConfig):
+    config.out.mkdir()
+    (config.out / "mine").touch()
+    with pytest.raises(UserError, match="already exists"):
+        prepare(config)
+    assert [path.name for path in config.out.iterdir()] == ["mine"]
+
+
+def test_the_environment_is_as_before(config: PrepareConfig, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "mine")
+    datasets.enable_progress_bars()
+    prepare(config)
+    assert os.environ["TOKENIZERS_PARALLELISM"] == "mine"
+    assert not datasets.are_progress_bars_disabled()
+
+
+def test_a_folder_that_is_not_prepared(tmp_path: Path, prepared: tuple[Path, Manifest]):
+    with pytest.raises(UserError, match="not a folder that `electra-jax prepare` wrote"):
+        open_rows(tmp_path, "train")
+    path = tmp_path / "manifest.json"
+    for content, complaint in (
+        ("{", "damaged"),
+        ("{}", "damaged"),
+        ("[]", "damaged"),
+        ('{"format_version": 99}', "format 99"),
+    ):
+        path.write_text(content)
+        with pytest.raises(UserError, match=complaint):
+            Manifest.read(tmp_path)
+    path.write_bytes((prepared[0] / "manifest.json").read_bytes())
+    with pytest.raises(UserError, match="the rows can't be read"):
+        open_rows(tmp_path, "train")
+
+
+def test_the_summary(prepared: tuple[Path, Manifest]):
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(summary(prepared[1], seconds=2.0))
+    text = console.export_text()
+    tokens = prepared[1].train.tokens + prepared[1].eval.tokens
+    assert f"{tokens / 2:,.0f} tokens/s" in text
+    assert "[UNK]" in text
+    assert f"{prepared[1].train.rows:,}" in text
+
+
+def test_a_new_text_with_a_vocabulary_of_its_own_has_few_unknown(tmp_path: Path):
+    rng = random.Random(1)
+    alphabet = "абвгдежзийклмнопрстуфхцчшщъыьэюя"
+    words = ["".join(rng.choices(alphabet, k=rng.randint(2, 8))) for _ in range(300)]
+    (tmp_path / "a.txt").write_text("\n\n".join(" ".join(rng.choices(words, k=40)) for _ in range(100)), "utf-8")
+    train_vocabulary(VocabConfig((tmp_path / "a.txt",), tmp_path / "tokenizer", size=400))
+    manifest = prepare(PrepareConfig((str(tmp_path / "a.txt"),), str(tmp_path / "tokenizer"), tmp_path / "rows"))
+    assert manifest.train.unk_rate == 0

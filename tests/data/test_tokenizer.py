@@ -1,0 +1,115 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoTokenizer, BertTokenizer, ElectraTokenizer, PreTrainedTokenizerFast
+
+from electra_jax.data.tokenizer import load_tokenizer, max_length, save_tokenizer, tokenizer_hash
+from electra_jax.errors import UserError
+
+SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+WORDS = ["hello", "Hello", "##s", "你", "好", "é", "e"]
+TEXT = "Hello hellos 你好 É [MASK] zzz"
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Path:
+    """A folder as older models are handed round: vocab.txt and a config that names no class."""
+    folder = tmp_path / "bare"
+    folder.mkdir()
+    (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in SPECIALS + WORDS), encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": True, "model_max_length": 128}))
+    return folder
+
+
+def saved(tokenizer: PreTrainedTokenizerFast, folder: Path) -> Path:
+    folder.mkdir()
+    save_tokenizer(tokenizer, folder)
+    return folder
+
+
+@pytest.mark.parametrize("loader", [AutoTokenizer, ElectraTokenizer])
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_a_bare_vocabulary_survives_saving(bare: Path, tmp_path: Path, loader: type, lowercase: bool):
+    (bare / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": lowercase}))
+    tokenizer = load_tokenizer(bare)
+    again = loader.from_pretrained(saved(tokenizer, tmp_path / "again"))
+    assert again(TEXT)["input_ids"] == tokenizer(TEXT)["input_ids"]
+    assert (SPECIALS + WORDS).index("hello" if lowercase else "Hello") == again(TEXT)["input_ids"][1]
+    assert tokenizer_hash(again) == tokenizer_hash(tokenizer)
+    assert (tmp_path / "again" / "vocab.txt").read_bytes() == (bare / "vocab.txt").read_bytes()
+
+
+def test_settings_survive_saving(bare: Path, tmp_path: Path):
+    folder = saved(load_tokenizer(bare), tmp_path / "again")
+    assert max_length(load_tokenizer(folder)) == 128
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    assert config["tokenizer_class"] == "ElectraTokenizer"
+    assert config["mask_token"] == "[MASK]"
+
+
+def test_no_length_is_no_number(bare: Path):
+    (bare / "tokenizer_config.json").unlink()
+    assert max_length(load_tokenizer(bare)) is None
+
+
+def test_the_hash_is_of_what_determines_the_ids(bare: Path, tokenizer_folder: Path, tmp_path: Path):
+    copy = shutil.copytree(tokenizer_folder, tmp_path / "copy")
+    used = load_tokenizer(copy)
+    used("a", padding="max_length", truncation=True, max_length=4)
+    assert tokenizer_hash(used) == tokenizer_hash(load_tokenizer(tokenizer_folder))
+    assert tokenizer_hash(load_tokenizer(saved(used, tmp_path / "again"))) == tokenizer_hash(used)
+    changed = [load_tokenizer(bare)]
+    (bare / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": False}))
+    changed.append(load_tokenizer(bare))
+    (bare / "vocab.txt").write_text("".join(f"{token}\n" for token in SPECIALS + WORDS[::-1]), encoding="utf-8")
+    changed.append(load_tokenizer(bare))
+    assert len({tokenizer_hash(tokenizer) for tokenizer in [used, *changed]}) == 4
+
+
+def test_a_splitting_of_its_own_survives_saving(tmp_path: Path):
+    backend = Tokenizer(models.WordPiece({token: i for i, token in enumerate(SPECIALS + WORDS)}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    names = {f"{token[1:-1].lower()}_token": token for token in SPECIALS}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **names)
+    again = load_tokenizer(saved(tokenizer, tmp_path / "again"))
+    assert again(TEXT)["input_ids"] == tokenizer(TEXT)["input_ids"]
+    assert tokenizer_hash(again) == tokenizer_hash(tokenizer)
+
+
+def test_what_is_no_tokenizer(bare: Path, tmp_path: Path, offline: None):
+    (tmp_path / "empty").mkdir()
+    byte_pairs = tmp_path / "bpe"
+    byte_pairs.mkdir()
+    Tokenizer(models.BPE({"a": 0, "b": 1}, [])).save(str(byte_pairs / "tokenizer.json"))
+    (byte_pairs / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "tokenizer.json").write_text("{")
+    (tmp_path / "file.txt").touch()
+    for name, complaint in (
+        (tmp_path / "absent", "no such folder"),
+        (tmp_path / "file.txt", "no such folder"),
+        ("someone/nothing", "could be fetched from the hub"),
+        (tmp_path / "empty", "neither vocab.txt nor tokenizer.json"),
+        (byte_pairs, "a BPE tokenizer"),
+        (tmp_path / "broken", "can't be read"),
+    ):
+        with pytest.raises(UserError, match=complaint) as error:
+            load_tokenizer(name)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "complaint"),
+    [(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS], r"lacks \[MASK\]"), (SPECIALS, "has 5 tokens only")],
+)
+def test_a_vocabulary_that_lacks_something(bare: Path, tokens: list[str], complaint: str):
+    (bare / "vocab.txt").write_text("".join(f"{token}\n" for token in tokens), encoding="utf-8")
+    with pytest.raises(UserError, match=complaint):
+        load_tokenizer(bare)
+
+
+def test_electra_and_bert_tokenizers_are_one_class():
+    assert ElectraTokenizer is BertTokenizer

@@ -1,0 +1,70 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer, ElectraTokenizer
+
+from electra_jax.config import VocabConfig
+from electra_jax.data.vocab import SPECIAL_TOKENS, train_vocabulary
+from electra_jax.errors import UserError
+
+
+def read_all(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_the_same_text_gives_the_same_bytes(corpus: Path, tokenizer_folder: Path, tmp_path: Path):
+    again = train_vocabulary(VocabConfig((corpus,), tmp_path / "again", size=150))
+    assert read_all(again.folder) == read_all(tokenizer_folder)
+
+
+def test_the_vocabulary_has_the_size_that_is_reported(corpus: Path, tmp_path: Path):
+    full = train_vocabulary(VocabConfig((corpus,), tmp_path / "full", size=100))
+    short_of_pairs = train_vocabulary(VocabConfig((corpus,), tmp_path / "short", size=5000))
+    for result in (full, short_of_pairs):
+        tokens = (result.folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
+        assert result.size == len(tokens) == len(set(tokens))
+        assert tuple(tokens[:5]) == SPECIAL_TOKENS
+    assert full.size == 100
+    assert short_of_pairs.size < 5000
+
+
+@pytest.mark.parametrize("loader", [AutoTokenizer, ElectraTokenizer])
+def test_transformers_reads_the_folder(tokenizer_folder: Path, loader: type):
+    tokenizer = loader.from_pretrained(tokenizer_folder)
+    tokens = (tokenizer_folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
+    assert tokenizer.get_vocab() == {token: index for index, token in enumerate(tokens)}
+    assert tokenizer.model_max_length == 512
+    assert tokenizer.tokenize("CAFÉ 我们") == [*tokenizer.tokenize("cafe"), "我", "们"]
+    pair = tokenizer("the dogs", "学习")
+    assert tokenizer.convert_ids_to_tokens(pair["input_ids"])[:1] == ["[CLS]"]
+    assert pair["input_ids"].count(tokenizer.sep_token_id) == 2
+    assert pair["token_type_ids"][-3:] == [1, 1, 1]
+    assert tokenizer.decode(pair["input_ids"], skip_special_tokens=True) == "the dogs 学 习"
+
+
+def test_case_and_accents_are_kept_on_request(corpus: Path, tmp_path: Path):
+    config = VocabConfig((corpus,), tmp_path / "cased", size=200, lowercase=False, strip_accents=False)
+    tokenizer = AutoTokenizer.from_pretrained(train_vocabulary(config).folder)
+    assert "".join(tokenizer.tokenize("The café")).replace("##", "") == "Thecafé"
+
+
+def test_mistakes_are_told_in_one_line(corpus: Path, tmp_path: Path):
+    config = VocabConfig((corpus,), tmp_path / "out")
+    (tmp_path / "empty.txt").write_text("\n \n")
+    (tmp_path / "broken.txt").write_bytes(b"fine\n\xff\xfe\n")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").touch()
+    before = sorted(tmp_path.iterdir())
+    for change, complaint in (
+        ({"text": ()}, "text: none is given"),
+        ({"text": (tmp_path / "absent.txt",)}, r"absent\.txt: no such file"),
+        ({"text": (tmp_path / "empty.txt",)}, r"empty\.txt: no text"),
+        ({"text": (tmp_path / "broken.txt",)}, r"broken\.txt:2: byte 1"),
+        ({"size": 20}, r"size 20 is too small.* are \d+ entries already"),
+        ({"out": tmp_path / "taken"}, "taken: already exists"),
+    ):
+        with pytest.raises(UserError, match=complaint) as error:
+            train_vocabulary(replace(config, **change))
+        assert "\n" not in str(error.value)
+    assert sorted(tmp_path.iterdir()) == before
