@@ -1,0 +1,145 @@
+"""The model card: README.md of an exported folder."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+from huggingface_hub import ModelCardData
+
+from electra_jax.config import ElectraConfig
+from electra_jax.hub.names import Kind
+
+POINTS = 12
+"""Most rows of the curve's table."""
+
+COLUMNS = ("step", "loss", "mlm_loss", "discriminator_loss", "precision", "recall", "auc")
+
+WHAT = {
+    "discriminator": """\
+An ELECTRA discriminator: a Transformer encoder pretrained to tell, for each token of a text, whether a small generator
+replaced it ([Clark et al., 2020](https://arxiv.org/abs/2003.10555)). It is the model to fine-tune.""",
+    "generator": """\
+An ELECTRA generator: the small masked language model that proposes replacements while a discriminator is pretrained
+([Clark et al., 2020](https://arxiv.org/abs/2003.10555)). The discriminator, not this model, is the one to
+fine-tune.""",
+}
+
+USAGE = {
+    "discriminator": """\
+import torch
+from transformers import AutoTokenizer, ElectraForPreTraining
+
+tokenizer = AutoTokenizer.from_pretrained("{name}")
+model = ElectraForPreTraining.from_pretrained("{name}")
+inputs = tokenizer("a sentence", return_tensors="pt")
+with torch.no_grad():
+    replaced = model(**inputs).logits > 0  # [1, tokens]""",
+    "generator": """\
+from transformers import pipeline
+
+fill = pipeline("fill-mask", model="{name}")
+fill(f"a {{fill.tokenizer.mask_token}} sentence")""",
+}
+
+FINE_TUNING = "To fine-tune it, load it with `ElectraForSequenceClassification` and its like."
+
+
+def model_card(
+    name: str,
+    kind: Kind,
+    config: ElectraConfig,
+    *,
+    manifest: Mapping[str, Any] | None = None,
+    recipe: str | None = None,
+    curve: Sequence[Mapping[str, float]] = (),
+    metrics: Mapping[str, float] | None = None,
+    license: str | None = None,
+    language: str | Sequence[str] | None = None,
+) -> str:
+    """Markdown with YAML front matter.
+
+    `name` is that of the folder or on the hub; `manifest` what the data's manifest.json holds; `recipe` the run's
+    settings as TOML; `curve` the evaluations, each with its step; `metrics` those of the last. A section whose input
+    is not given is left out.
+    """
+    sections = [
+        _front_matter(kind, license, language),
+        f"# {name}\n\n{WHAT[kind]}\n\n{_sizes(config)}",
+        _usage(name, kind),
+        _data(manifest) if manifest else "",
+        f"## Recipe\n\nPretrained in JAX by these settings:\n\n```toml\n{recipe.strip()}\n```" if recipe else "",
+        f"## Curve\n\nOn held-out rows:\n\n{_curve(curve)}" if curve else "",
+        f"## Final metrics\n\n{_metrics(metrics)}" if metrics else "",
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _front_matter(kind: Kind, license: str | None, language: str | Sequence[str] | None) -> str:
+    data = ModelCardData(
+        library_name="transformers",
+        tags=["electra", "jax", "replaced-token-detection"],
+        pipeline_tag="fill-mask" if kind == "generator" else None,
+        license=license,
+        language=language if language is None or isinstance(language, str) else list(language),
+    )
+    return f"---\n{data.to_yaml().strip()}\n---"
+
+
+def _sizes(config: ElectraConfig) -> str:
+    return (
+        f"{config.num_hidden_layers} layers, hidden width {config.hidden_size}, {config.num_attention_heads} heads, "
+        f"feed-forward width {config.intermediate_size}, embedding width {config.embedding_size}, "
+        f"{config.vocab_size:,} tokens in the vocabulary, {config.max_position_embeddings} positions."
+    )
+
+
+def _usage(name: str, kind: Kind) -> str:
+    usage = f"## Usage\n\n```python\n{USAGE[kind].format(name=name)}\n```"
+    return f"{usage}\n\n{FINE_TUNING}" if kind == "discriminator" else usage
+
+
+def _data(manifest: Mapping[str, Any]) -> str:
+    """The training split's counts and the sources, of which absolute paths lose their folders."""
+    train = manifest["train"]
+    rows = {
+        "documents": f"{train['documents']:,}",
+        "rows": f"{train['rows']:,}",
+        "tokens": f"{train['tokens']:,}",
+        "share of [UNK]": f"{train['unknown_tokens'] / max(1, train['text_tokens']):.3%}",
+        "tokens in a row": f"{manifest['length']:,}",
+        "vocabulary": f"{manifest['vocab_size']:,}",
+    }
+    sources = ", ".join(f"`{_public(source)}`" for source in manifest["sources"])
+    return f"## Data\n\nSources: {sources}\n\n{_table(('of the training rows', ''), rows.items())}"
+
+
+def _public(source: str) -> str:
+    path = PurePath(source)
+    return path.name if path.is_absolute() else source
+
+
+def _curve(curve: Sequence[Mapping[str, float]]) -> str:
+    columns = [column for column in COLUMNS if any(column in point for point in curve)]
+    rows = ([_number(column, point.get(column)) for column in columns] for point in _evenly(curve))
+    return _table(columns, rows)
+
+
+def _evenly(curve: Sequence[Mapping[str, float]]) -> list[Mapping[str, float]]:
+    """At most POINTS of the curve, the first and the last among them."""
+    last, count = len(curve) - 1, min(POINTS, len(curve))
+    return [curve[round(i * last / max(1, count - 1))] for i in range(count)]
+
+
+def _metrics(metrics: Mapping[str, float]) -> str:
+    return _table(("metric", "value"), ((name, _number(name, value)) for name, value in metrics.items()))
+
+
+def _number(name: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if name == "step" else f"{value:.4g}"
+
+
+def _table(columns: Sequence[str], rows: Any) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,53 @@
+"""One model as a Hugging Face folder: config.json, model.safetensors, README.md and the tokenizer's files."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from electra_jax.config import ElectraConfig
+from electra_jax.errors import UserError
+from electra_jax.hub.configs import from_hf, write_config
+from electra_jax.hub.names import Kind
+from electra_jax.hub.source import TOKENIZER_FILES
+from electra_jax.hub.weights import kind_of, read_state, to_params, to_state, write_state
+
+
+def read_model(folder: Path, kind: Kind) -> tuple[ElectraConfig, dict[str, Any]]:
+    """The configuration and the parameters (float32, as nested dicts) of the model in `folder`.
+
+    Raises UserError where it is none, where it is the other `kind`, and where weights and configuration don't match.
+    """
+    config = from_hf(folder)
+    file, state = read_state(folder)
+    found = kind_of(state, file)
+    if found != kind:
+        raise UserError(f"{folder}: holds a {found}, and a {kind} is wanted; give the {kind}'s folder")
+    return config, to_params(state, config, kind, file)
+
+
+def write_model(
+    folder: Path,
+    kind: Kind,
+    config: ElectraConfig,
+    params: dict[str, Any],
+    tokenizer_folder: Path | None = None,
+    card: str | None = None,
+) -> None:
+    """Write the model into the existing `folder`, with the tokenizer's files and README.md where they are given.
+
+    Raises UserError where the parameters are not those of `config`, or `tokenizer_folder` holds no tokenizer.
+    """
+    write_config(config, kind, folder)
+    write_state(to_state(params, config, kind), folder)
+    if tokenizer_folder is not None:
+        _copy_tokenizer(tokenizer_folder, folder)
+    if card is not None:
+        (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def _copy_tokenizer(source: Path, folder: Path) -> None:
+    files = [source / name for name in TOKENIZER_FILES if (source / name).is_file()]
+    if not {"tokenizer.json", "vocab.txt"} & {file.name for file in files}:
+        raise UserError(f"{source}: holds no tokenizer: neither tokenizer.json nor vocab.txt is there")
+    for file in files:
+        shutil.copyfile(file, folder / file.name)

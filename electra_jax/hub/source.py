@@ -1,0 +1,46 @@
+"""Where a model comes from: a folder on this machine, or the Hugging Face hub."""
+
+from pathlib import Path
+
+import huggingface_hub
+
+from electra_jax.errors import UserError
+from electra_jax.hub import configs, weights
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+
+
+def local_folder(name_or_folder: str | Path) -> Path:
+    """The folder of that name, or else a local copy of the hub's model of that name.
+
+    Fetched are config.json, the tokenizer's files and model.safetensors; pytorch_model.bin only where the model has
+    no model.safetensors. Raises UserError where there is no such folder and the hub doesn't give the model.
+    """
+    if Path(name_or_folder).is_dir():
+        return Path(name_or_folder)
+    name = str(name_or_folder)
+    folder = _fetch(name, [configs.FILE_NAME, weights.SAFETENSORS, *TOKENIZER_FILES])
+    if not (folder / weights.SAFETENSORS).exists():
+        folder = _fetch(name, [weights.PICKLE])
+    return folder
+
+
+def _fetch(name: str, patterns: list[str]) -> Path:
+    try:
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns))
+    except huggingface_hub.errors.HFValidationError as error:
+        raise UserError(f"{name}: no such folder; give a model's folder, or its name on the hub") from error
+    except Exception as error:  # of the hub, the network or the disk: a dozen kinds
+        message = f"{name}: no such folder, and the hub doesn't give a model of that name"
+        raise UserError(f"{message}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """The error on one line."""
+    return " ".join(str(error).split())[:300] or type(error).__name__

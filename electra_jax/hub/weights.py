@@ -1,0 +1,160 @@
+"""Weights: parameters to and from the tensors of a Hugging Face folder."""
+
+from collections.abc import Mapping
+from itertools import groupby
+from pathlib import Path
+from typing import Any, get_args
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from safetensors import SafetensorError
+
+from electra_jax.config import ElectraConfig
+from electra_jax.errors import UserError
+from electra_jax.hub.names import BODY, HEADS, PROJECT, Kind, Tensor, flat, nested, parameter_shapes, tensors
+
+State = dict[str, np.ndarray]
+"""Hugging Face key to tensor."""
+
+SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
+
+TIED_OUTPUT, WORD_TABLE = "generator_lm_head.weight", "electra.embeddings.word_embeddings.weight"
+POSITION_IDS = "electra.embeddings.position_ids"
+
+
+# --- parameters and tensors ---------------------------------------------------------------------------------------
+
+
+def to_state(params: dict[str, Any], config: ElectraConfig, kind: Kind) -> State:
+    """The tensors (float32) of a Hugging Face file, from the parameters of one model.
+
+    The generator's output matrix is left out: it is the word table, and transformers ties it.
+    Raises UserError where the parameters are not those of `config`.
+    """
+    check_params(params, config, kind)
+    leaves = {path: np.asarray(leaf, np.float32) for path, leaf in flat(params).items()}
+    return {tensor.key: _to_tensor(leaves[tensor.path], tensor) for tensor in tensors(config, kind)}
+
+
+def to_params(state: Mapping[str, np.ndarray], config: ElectraConfig, kind: Kind, where: Path | str) -> dict[str, Any]:
+    """The parameters (float32) of one model, from the tensors of a Hugging Face file.
+
+    float16 and bfloat16 become float32. Raises UserError, which names the file `where` and the key, for a tensor that
+    is missing, unexpected, of another shape or not of floats. Ignored is what released checkpoints carry beside the
+    parameters: the buffer of position ids, a copy of the word table as the generator's output matrix, and a projection
+    of embeddings that are as wide as the encoder.
+    """
+    table = tensors(config, kind)
+    state = _without_extras(state, config, where)
+    _check({key: np.shape(value) for key, value in state.items()}, {t.key: t.shape for t in table}, kind, where)
+    return nested((path, _to_leaf(state, list(group), where)) for path, group in groupby(table, lambda t: t.path))
+
+
+def check_params(params: dict[str, Any], config: ElectraConfig, kind: Kind) -> None:
+    """Raise UserError where `params` has not exactly the paths and shapes of the model that `config` describes."""
+    found = {path: np.shape(leaf) for path, leaf in flat(params).items()}
+    _check(found, parameter_shapes(config, kind), kind, "the parameters")
+
+
+def kind_of(state: Mapping[str, Any], where: Path | str) -> Kind:
+    """Which of the two models the keys are of; raises UserError where the file `where` has neither head or both."""
+    kinds: list[Kind] = [kind for kind in get_args(Kind) if any(name.key in state for name in HEADS[kind])]
+    if len(kinds) != 1:
+        found = "both pretraining heads" if kinds else "neither of ELECTRA's pretraining heads"
+        raise UserError(f"{where}: has {found}; give the folder of a pretrained discriminator or generator")
+    return kinds[0]
+
+
+def _to_tensor(leaf: np.ndarray, tensor: Tensor) -> np.ndarray:
+    own = leaf if tensor.layer is None else leaf[tensor.layer]
+    return np.ascontiguousarray(own.T if tensor.transposed else own)
+
+
+def _to_leaf(state: Mapping[str, np.ndarray], group: list[Tensor], where: Path | str) -> np.ndarray:
+    values = [_float32(state[tensor.key], tensor.key, where) for tensor in group]
+    if group[0].transposed:
+        values = [value.T for value in values]
+    return np.ascontiguousarray(values[0] if group[0].layer is None else np.stack(values))
+
+
+def _float32(value: np.ndarray, key: str, where: Path | str) -> np.ndarray:
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        raise UserError(f"{where}: {key} holds {value.dtype}, and weights are floats; export the model again")
+    return value.astype(np.float32, copy=False)
+
+
+def _without_extras(state: Mapping[str, np.ndarray], config: ElectraConfig, where: Path | str) -> State:
+    """`state` without what is no parameter of ELECTRA though released checkpoints carry it."""
+    ignored = {POSITION_IDS, TIED_OUTPUT}
+    if config.embedding_size == config.hidden_size:  # transformers never uses it there either
+        ignored |= {name.key for name in BODY if name.path.startswith(PROJECT)}
+    if TIED_OUTPUT in state and not np.array_equal(state[TIED_OUTPUT], state.get(WORD_TABLE, np.empty(0))):
+        raise UserError(f"{where}: {TIED_OUTPUT} is not {WORD_TABLE}; only generators that tie the two can be read")
+    return {key: value for key, value in state.items() if key not in ignored}
+
+
+def _check(
+    found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]], kind: Kind, where: Path | str
+) -> None:
+    """Raise UserError for the first of `wanted` that is missing or of another shape, and for what is beside them."""
+    for name, shape in wanted.items():
+        if name not in found:
+            raise UserError(f"{where}: {name}, of shape {shape}, is missing for the {kind} that the settings describe")
+        if found[name] != shape:
+            raise UserError(f"{where}: {name} has shape {found[name]}, and the settings make it {shape}")
+    for name in found.keys() - wanted.keys():
+        message = f"{where}: {name}, of shape {found[name]}, is in no {kind} of these settings"
+        raise UserError(f"{message}; are they (config.json) of another model?")
+
+
+# --- files --------------------------------------------------------------------------------------------------------
+
+
+def read_state(folder: Path) -> tuple[Path, State]:
+    """The weights' file in `folder` and its tensors: model.safetensors, or else pytorch_model.bin, which takes torch.
+
+    Raises UserError where there is neither, and where the file is damaged.
+    """
+    if (folder / SAFETENSORS).is_file():
+        return folder / SAFETENSORS, _read_safetensors(folder / SAFETENSORS)
+    if (folder / PICKLE).is_file():
+        return folder / PICKLE, _read_pickle(folder / PICKLE)
+    raise UserError(f"{folder}: holds no weights: neither {SAFETENSORS} nor {PICKLE} is there")
+
+
+def write_state(state: State, folder: Path) -> None:
+    """Write model.safetensors into `folder`."""
+    # transformers 4 refuses a file whose metadata doesn't name the framework.
+    safetensors.numpy.save_file(state, folder / SAFETENSORS, metadata={"format": "pt"})
+
+
+def _read_safetensors(file: Path) -> State:
+    try:
+        return safetensors.numpy.load_file(file)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise _damaged(file, error) from error
+
+
+def _read_pickle(file: Path) -> State:
+    try:
+        import torch  # for this file only, so no dependency
+    except ImportError as error:
+        advice = "`pip install torch`, or convert the file to model.safetensors where torch is"
+        raise UserError(f"{file}: only torch can read it; {advice}") from error
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle can raise anything
+        raise _damaged(file, error) from error
+    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise UserError(f"{file}: is no dict of tensors; save the model's state_dict() there")
+    return {key: _to_numpy(value.detach()) for key, value in content.items()}
+
+
+def _to_numpy(tensor: Any) -> np.ndarray:
+    return (tensor.float() if tensor.is_floating_point() else tensor).numpy()  # numpy has no bfloat16
+
+
+def _damaged(file: Path, error: Exception) -> UserError:
+    reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+    return UserError(f"{file}: damaged, or cut short ({reason}); fetch or copy it again")

@@ -1,0 +1,117 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from tiny import CONFIGS
+
+from electra_jax.config import ComputeConfig
+from electra_jax.errors import UserError
+from electra_jax.hub.names import flat, parameter_shapes
+from electra_jax.hub.pretrained import Discriminator, Generator
+
+
+def test_shapes(discriminator: Discriminator, generator: Generator, ids: np.ndarray) -> None:
+    assert discriminator(ids).shape == (2, 7)
+    assert discriminator.hidden_states(ids).shape == (2, 7, 16)
+    assert generator(ids).shape == (2, 7, 40)
+    assert generator.hidden_states(ids).shape == (2, 7, 8)
+
+
+def test_parameters_have_the_layout_of_one_model(generator: Generator) -> None:
+    shapes = {path: leaf.shape for path, leaf in flat(generator.params).items()}
+
+    assert shapes == parameter_shapes(CONFIGS["generator"], "generator")
+
+
+@pytest.mark.parametrize("compute", [ComputeConfig(), ComputeConfig("bfloat16", scan_layers=True)])
+def test_saved_and_loaded_it_is_the_same_model(
+    discriminator: Discriminator, compute: ComputeConfig, ids: np.ndarray, tmp_path: Path
+) -> None:
+    before = Discriminator.from_params(discriminator.config, discriminator.params, compute)
+    before.save_pretrained(tmp_path / "model")
+    after = Discriminator.from_pretrained(str(tmp_path / "model"), compute)
+
+    assert after.config == before.config
+    np.testing.assert_array_equal(after(ids), before(ids))
+
+
+def test_loading_draws_no_weights(
+    discriminator_folder: Path, discriminator: Discriminator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def draw(*_: object, **__: object) -> None:
+        raise AssertionError("weights were drawn")
+
+    sampler = jax.random.truncated_normal
+    monkeypatch.setattr(
+        jax.random, "truncated_normal", lambda key, *a, **k: sampler(key, *a, **k) if traced(key) else draw()
+    )
+    Discriminator.from_pretrained(discriminator_folder)
+    with pytest.raises(AssertionError, match="weights were drawn"):
+        Discriminator(discriminator.config, rngs=nnx.Rngs(0))
+
+
+def traced(key: object) -> bool:
+    return isinstance(key, jax.core.Tracer)
+
+
+def test_an_existing_folder_is_not_overwritten(discriminator: Discriminator, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    with pytest.raises(UserError, match="already exists"):
+        discriminator.save_pretrained(tmp_path)
+
+
+def test_padding_does_not_matter(discriminator: Discriminator, ids: np.ndarray) -> None:
+    mask = np.array([[1] * 7, [1] * 4 + [0] * 3])
+    other = np.where(mask, ids, 5)
+
+    np.testing.assert_array_equal(discriminator(ids, mask)[1, :4], discriminator(other, mask)[1, :4])
+
+
+def test_a_second_model_of_the_same_settings_is_not_compiled_again(ids: np.ndarray) -> None:
+    from electra_jax.hub import pretrained
+
+    first, second = (Generator(CONFIGS["generator"], rngs=nnx.Rngs(seed)) for seed in (1, 2))
+    first(ids)
+    compiled = pretrained._jitted._cache_size()
+    first(ids + 0)
+    second(ids)
+
+    assert pretrained._jitted._cache_size() == compiled
+
+
+def test_gradients_flow(discriminator: Discriminator, ids: np.ndarray) -> None:
+    gradient = nnx.grad(lambda model: model(ids).sum())(discriminator)
+
+    assert all(float(abs(leaf).max()) > 0 for leaf in jax.tree.leaves(nnx.to_pure_dict(gradient)["tower"]["head"]))
+
+
+def test_rows_longer_than_the_positions(discriminator: Discriminator) -> None:
+    with pytest.raises(ValueError, match="13 tokens in a row, and the model has 12 positions"):
+        discriminator(np.zeros((1, 13), int))
+
+
+def test_one_row_without_its_batch(discriminator: Discriminator) -> None:
+    with pytest.raises(ValueError, match=r"input_ids has shape \(5,\), and must be \[batch, length\]"):
+        discriminator(np.zeros(5, int))
+
+
+def test_parameters_of_other_settings(discriminator: Discriminator) -> None:
+    with pytest.raises(UserError, match=r"the parameters: .* has shape"):
+        Discriminator.from_params(CONFIGS["generator"], discriminator.params)
+
+
+def test_torch_is_not_needed(discriminator_folder: Path) -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from electra_jax.hub.pretrained import Discriminator\n"
+        f"print(Discriminator.from_pretrained({str(discriminator_folder)!r})([[1, 2]]).shape)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], env=os.environ, capture_output=True, text=True)
+
+    assert run.stdout == "(1, 2)\n", run.stderr

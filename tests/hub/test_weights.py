@@ -1,0 +1,211 @@
+import re
+import sys
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors
+import torch
+from tiny import CONFIGS, StateFile
+
+from electra_jax.errors import UserError
+from electra_jax.hub.names import flat
+from electra_jax.hub.pretrained import Discriminator, Generator
+from electra_jax.hub.weights import kind_of, read_state, to_params, to_state
+
+QUERY = "electra.encoder.layer.1.attention.self.query.weight"
+WORDS, OUTPUT = "electra.embeddings.word_embeddings.weight", "generator_lm_head.weight"
+
+
+def rejected(state: StateFile, model: type[Discriminator] | type[Generator]) -> str:
+    """The message that reading the changed file gives; it names the file, on one line."""
+    state.save()
+    with pytest.raises(UserError) as error:
+        model.from_pretrained(state.path.parent)
+    message = str(error.value)
+    assert str(state.path) in message
+    assert "\n" not in message
+    return message
+
+
+def assert_equal(left: dict, right: dict) -> None:
+    left, right = flat(left), flat(right)
+    assert left.keys() == right.keys()
+    for path in left:
+        np.testing.assert_array_equal(left[path], right[path], err_msg=path)
+
+
+# --- what doesn't fit ---
+
+
+def test_missing_key(discriminator_state: StateFile) -> None:
+    del discriminator_state.tensors[QUERY]
+
+    assert f"{QUERY}, of shape (16, 16), is missing" in rejected(discriminator_state, Discriminator)
+
+
+def test_wrong_shape(discriminator_state: StateFile) -> None:
+    discriminator_state.tensors[WORDS] = np.zeros((41, 8), np.float32)
+
+    assert f"{WORDS} has shape (41, 8), and the settings make it (40, 8)" in rejected(
+        discriminator_state, Discriminator
+    )
+
+
+def test_unexpected_key(discriminator_state: StateFile) -> None:
+    extra = "electra.encoder.layer.2.output.dense.bias"
+    discriminator_state.tensors[extra] = np.zeros(16, np.float32)
+
+    assert f"{extra}, of shape (16,), is in no discriminator" in rejected(discriminator_state, Discriminator)
+
+
+def test_weights_that_are_no_floats(discriminator_state: StateFile) -> None:
+    discriminator_state.tensors[QUERY] = np.zeros((16, 16), np.int8)
+
+    assert f"{QUERY} holds int8" in rejected(discriminator_state, Discriminator)
+
+
+def test_parameters_of_other_settings(discriminator: Discriminator) -> None:
+    with pytest.raises(UserError, match=re.escape("encoder/layers/attention/key/bias has shape (2, 16)")):
+        to_state(discriminator.params, CONFIGS["generator"], "discriminator")
+
+
+# --- what released checkpoints carry beside their parameters ---
+
+
+def test_position_ids_are_ignored(discriminator: Discriminator, discriminator_state: StateFile) -> None:
+    discriminator_state.tensors["electra.embeddings.position_ids"] = np.arange(12)[None]
+    discriminator_state.save()
+
+    assert_equal(Discriminator.from_pretrained(discriminator_state.path.parent).params, discriminator.params)
+
+
+def test_a_copy_of_the_word_table_is_ignored(generator: Generator, generator_state: StateFile) -> None:
+    generator_state.tensors[OUTPUT] = generator_state.tensors[WORDS].copy()
+    generator_state.save()
+
+    assert_equal(Generator.from_pretrained(generator_state.path.parent).params, generator.params)
+
+
+def test_an_output_matrix_of_its_own_is_refused(generator_state: StateFile) -> None:
+    generator_state.tensors[OUTPUT] = generator_state.tensors[WORDS] + 1
+
+    assert f"{OUTPUT} is not {WORDS}" in rejected(generator_state, Generator)
+
+
+def test_a_projection_that_nothing_uses_is_ignored(generator: Generator, generator_state: StateFile) -> None:
+    generator_state.tensors["electra.embeddings_project.weight"] = np.ones((8, 8), np.float32)
+    generator_state.save()
+
+    assert_equal(Generator.from_pretrained(generator_state.path.parent).params, generator.params)
+
+
+# --- types ---
+
+
+@pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16, np.float64])
+def test_other_floats_become_float32(discriminator: Discriminator, dtype: type) -> None:
+    state = to_state(discriminator.params, discriminator.config, "discriminator")
+    other = {key: value.astype(dtype) for key, value in state.items()}
+    params = to_params(other, discriminator.config, "discriminator", "file")
+
+    assert {leaf.dtype for leaf in flat(params).values()} == {np.dtype("float32")}
+    again = to_state(params, discriminator.config, "discriminator")
+    for key, value in other.items():
+        np.testing.assert_array_equal(again[key], value.astype(np.float32))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_files_are_read(discriminator_state: StateFile, dtype: torch.dtype) -> None:
+    from safetensors.torch import save_file
+
+    half = {key: torch.from_numpy(value).to(dtype) for key, value in discriminator_state.tensors.items()}
+    save_file(half, discriminator_state.path)
+    words = Discriminator.from_pretrained(discriminator_state.path.parent).params["embeddings"]["word"]
+
+    assert words.dtype == np.float32
+    np.testing.assert_array_equal(words, half[WORDS].float().numpy())
+
+
+# --- files ---
+
+
+@pytest.mark.parametrize("size", [0, 4, 20, -1])
+def test_truncated_safetensors(discriminator_folder: Path, size: int) -> None:
+    file = discriminator_folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:size])
+
+    with pytest.raises(UserError, match=f"{re.escape(str(file))}: damaged, or cut short"):
+        read_state(discriminator_folder)
+
+
+def test_no_weights(discriminator_folder: Path) -> None:
+    (discriminator_folder / "model.safetensors").unlink()
+
+    with pytest.raises(UserError, match=r"neither model\.safetensors nor pytorch_model\.bin"):
+        read_state(discriminator_folder)
+
+
+@pytest.fixture
+def pickle_file(discriminator_state: StateFile) -> Path:
+    """pytorch_model.bin in place of model.safetensors."""
+    file = discriminator_state.path.with_name("pytorch_model.bin")
+    tensors = {key: torch.from_numpy(value) for key, value in discriminator_state.tensors.items()}
+    torch.save(tensors | {"electra.embeddings.position_ids": torch.arange(12)[None]}, file)
+    discriminator_state.path.unlink()
+    return file
+
+
+def test_a_folder_with_only_a_pickle_is_read(discriminator: Discriminator, pickle_file: Path) -> None:
+    assert_equal(Discriminator.from_pretrained(pickle_file.parent).params, discriminator.params)
+
+
+def test_a_pickle_in_bfloat16_is_read(pickle_file: Path) -> None:
+    torch.save({key: value.bfloat16() for key, value in torch.load(pickle_file).items()}, pickle_file)
+
+    assert Discriminator.from_pretrained(pickle_file.parent).params["embeddings"]["word"].dtype == np.float32
+
+
+def test_a_pickle_without_torch(pickle_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+
+    with pytest.raises(UserError, match=r"pytorch_model\.bin.*`pip install torch`.*model\.safetensors"):
+        read_state(pickle_file.parent)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello world, hello", None])
+def test_damaged_pickle(pickle_file: Path, content: bytes | None) -> None:
+    pickle_file.write_bytes(pickle_file.read_bytes()[:-40] if content is None else content)
+
+    with pytest.raises(UserError, match=f"{re.escape(str(pickle_file))}: damaged"):
+        read_state(pickle_file.parent)
+
+
+def test_a_pickle_of_something_else(pickle_file: Path) -> None:
+    torch.save({"step": 3}, pickle_file)
+
+    with pytest.raises(UserError, match="no dict of tensors"):
+        read_state(pickle_file.parent)
+
+
+def test_the_file_names_its_format_and_leaves_tied_weights_out(generator_folder: Path) -> None:
+    with safetensors.safe_open(generator_folder / "model.safetensors", "numpy") as file:
+        assert file.metadata() == {"format": "pt"}  # what transformers 4 asks for
+        assert OUTPUT not in file.keys()  # noqa: SIM118 - no dict
+
+
+# --- kinds ---
+
+
+def test_kind_of() -> None:
+    assert kind_of({"discriminator_predictions.dense.bias": 0}, "file") == "discriminator"
+    assert kind_of({"generator_lm_head.bias": 0}, "file") == "generator"
+
+
+@pytest.mark.parametrize(
+    "keys", [["classifier.dense.bias"], ["generator_lm_head.bias", *["discriminator_predictions.dense.bias"]]]
+)
+def test_kind_of_neither_or_both(keys: list[str]) -> None:
+    with pytest.raises(UserError, match=r"^file: has (neither|both)"):
+        kind_of(dict.fromkeys(keys, 0), "file")
