@@ -1,0 +1,88 @@
+"""Pretrain ELECTRA in JAX, on text of your own, and hand the result to transformers.
+
+config = electra_jax.load_config("configs/tiny.toml", data=Path("rows"), out=Path("run"))
+electra_jax.pretrain(config)
+electra_jax.export(Path("run"), Path("export"))
+discriminator = electra_jax.Discriminator.from_pretrained("export/discriminator")
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from electra_jax.config import (
+        ComputeConfig,
+        ElectraConfig,
+        ModelConfig,
+        ObjectiveConfig,
+        OptimizerConfig,
+        PrepareConfig,
+        PretrainConfig,
+        TowerConfig,
+        VocabConfig,
+    )
+    from electra_jax.data.prepare import prepare
+    from electra_jax.data.vocab import train_vocabulary
+    from electra_jax.errors import UserError
+    from electra_jax.hub.pretrained import Discriminator, Generator
+    from electra_jax.model import Electra
+    from electra_jax.presets import load_config
+    from electra_jax.train.convert import export, import_pretrained
+    from electra_jax.train.pretrain import pretrain
+
+__version__ = "0.1.0"
+
+# Loaded when first used: preparing text forks its workers, and must not have started JAX before.
+_HOMES = {
+    "electra_jax.config": (
+        "ComputeConfig",
+        "ElectraConfig",
+        "ModelConfig",
+        "ObjectiveConfig",
+        "OptimizerConfig",
+        "PrepareConfig",
+        "PretrainConfig",
+        "TowerConfig",
+        "VocabConfig",
+    ),
+    "electra_jax.data.prepare": ("prepare",),
+    "electra_jax.data.vocab": ("train_vocabulary",),
+    "electra_jax.errors": ("UserError",),
+    "electra_jax.hub.pretrained": ("Discriminator", "Generator"),
+    "electra_jax.model": ("Electra",),
+    "electra_jax.presets": ("load_config",),
+    "electra_jax.train.convert": ("export", "import_pretrained"),
+    "electra_jax.train.pretrain": ("pretrain",),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+__all__ = [
+    "ComputeConfig",
+    "Discriminator",
+    "Electra",
+    "ElectraConfig",
+    "Generator",
+    "ModelConfig",
+    "ObjectiveConfig",
+    "OptimizerConfig",
+    "PrepareConfig",
+    "PretrainConfig",
+    "TowerConfig",
+    "UserError",
+    "VocabConfig",
+    "export",
+    "import_pretrained",
+    "load_config",
+    "prepare",
+    "pretrain",
+    "train_vocabulary",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'electra_jax' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,140 @@
+"""The command `electra-jax`: one function a subcommand, no logic of its own."""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+
+from electra_jax.config import PrepareConfig, PretrainConfig, VocabConfig
+from electra_jax.errors import UserError
+
+INTERRUPTED = 130  # what a shell gives for SIGINT
+
+
+@dataclass(frozen=True)
+class ExportArguments:
+    """A run to two folders that transformers loads."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of a run, or of imported weights."""
+    out: Path
+    """Folder for discriminator/ and generator/."""
+    step: int | None = None
+    """Checkpoint to export; the newest unless named."""
+
+
+@dataclass(frozen=True)
+class ImportArguments:
+    """A transformers model to a folder that `pretrain --init-from` starts from."""
+
+    discriminator: tyro.conf.Positional[str]
+    """Folder of an ElectraForPreTraining, or its name on the hub."""
+    out: Path
+    """Folder of the imported weights."""
+    generator: str | None = None
+    """Folder or hub name of its ElectraForMaskedLM; without it, a run starts with a fresh generator."""
+
+
+def vocab(arguments: Sequence[str], console: Console) -> None:
+    """Train a WordPiece vocabulary on text files."""
+    from electra_jax.data.vocab import train_vocabulary
+
+    config = tyro.cli(VocabConfig, args=arguments, prog="electra-jax vocab")
+    result = train_vocabulary(config)
+    console.print(f"{result.folder}: {result.size:,} entries")
+
+
+def prepare(arguments: Sequence[str], console: Console) -> None:
+    """Turn text into rows of token ids."""
+    from electra_jax.data.prepare import prepare, summary
+
+    config = tyro.cli(PrepareConfig, args=arguments, prog="electra-jax prepare")
+    start = time.perf_counter()
+    console.print(summary(prepare(config), time.perf_counter() - start))
+
+
+def pretrain(arguments: Sequence[str], console: Console) -> None:
+    """Pretrain a generator and a discriminator on prepared rows; run again, it goes on where it stopped."""
+    from electra_jax.presets import read_fields
+
+    preset, arguments = _take(arguments, "--config")
+    required = {"data": tyro.MISSING, "out": tyro.MISSING}
+    default = PretrainConfig(**(required | (read_fields(preset) if preset else {})))
+    prog = "electra-jax pretrain --config PRESET"
+    config = tyro.cli(PretrainConfig, default=default, args=arguments, prog=prog)
+
+    from electra_jax.train.pretrain import pretrain
+
+    try:
+        pretrain(config, console)
+    except KeyboardInterrupt:
+        console.print(f"{config.out}: interrupted; run the same command again to go on from the newest checkpoint")
+        raise
+
+
+def export(arguments: Sequence[str], console: Console) -> None:
+    """Write a run's discriminator and generator as Hugging Face folders."""
+    from electra_jax.train.convert import export
+
+    given = tyro.cli(ExportArguments, args=arguments, prog="electra-jax export")
+    for folder in export(given.run, given.out, given.step):
+        console.print(str(folder), soft_wrap=True)
+
+
+def import_(arguments: Sequence[str], console: Console) -> None:
+    """Read Hugging Face folders as weights that a run starts from."""
+    from electra_jax.train.convert import import_pretrained
+
+    given = tyro.cli(ImportArguments, args=arguments, prog="electra-jax import")
+    run = import_pretrained(given.discriminator, given.out, given.generator)
+    console.print(f"{run}: start from it with electra-jax pretrain --init-from {run}", soft_wrap=True)
+
+
+COMMANDS: dict[str, Callable[[Sequence[str], Console], None]] = {
+    "vocab": vocab,
+    "prepare": prepare,
+    "pretrain": pretrain,
+    "export": export,
+    "import": import_,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command; exits with status 2 and one line for an input that a person can mend."""
+    name, *rest = [*(sys.argv[1:] if arguments is None else arguments), ""]
+    if name not in COMMANDS:
+        _usage(name)
+    console = Console(stderr=True)
+    try:
+        COMMANDS[name](rest[:-1], console)
+    except UserError as error:
+        print(f"electra-jax {name}: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+def _usage(name: str) -> None:
+    lines = [f"  {command:9} {(function.__doc__ or '').strip()}" for command, function in COMMANDS.items()]
+    usage = "\n".join(["usage: electra-jax COMMAND [options]; electra-jax COMMAND --help lists them", "", *lines])
+    if name in ("-h", "--help"):
+        print(usage)
+        sys.exit(0)
+    print(f"{usage}\n\nelectra-jax: {f'no command {name!r}' if name else 'a command is missing'}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _take(arguments: Sequence[str], flag: str) -> tuple[str | None, list[str]]:
+    """The value of `flag` (as "flag value" or "flag=value"), and the arguments without it."""
+    rest, value = list(arguments), None
+    for i, argument in enumerate(rest):
+        if argument == flag and i + 1 < len(rest):
+            value = rest[i + 1]
+            return value, rest[:i] + rest[i + 2 :]
+        if argument.startswith(flag + "="):
+            return argument.removeprefix(flag + "="), rest[:i] + rest[i + 1 :]
+    return None, rest

@@ -1,0 +1,75 @@
+"""What a person sees while a run goes on."""
+
+from collections.abc import Mapping
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+SHOWN = {
+    "loss": ("loss", "{:.3f}"),
+    "mlm_loss": ("mlm", "{:.3f}"),
+    "discriminator_loss": ("disc", "{:.4f}"),
+    "precision": ("prec", "{:.3f}"),
+    "recall": ("rec", "{:.3f}"),
+    "auc": ("auc", "{:.3f}"),
+    "learning_rate": ("lr", "{:.2e}"),
+    "tokens_per_second": ("tok/s", "{:,.0f}"),
+    "peak_share": ("of peak", "{:.0%}"),
+}
+
+
+def line(figures: Mapping[str, float]) -> str:
+    """The figures a person watches, on one line."""
+    shown = ((label, form.format(figures[name])) for name, (label, form) in SHOWN.items() if name in figures)
+    return "  ".join(f"{label} {value}" for label, value in shown)
+
+
+def table(title: str, rows: Mapping[str, str]) -> Table:
+    """A table of two columns, name and value."""
+    grid = Table(title=title, show_header=False, title_justify="left")
+    grid.add_column(style="bold")
+    grid.add_column()
+    for name, value in rows.items():
+        grid.add_row(name, value)
+    return grid
+
+
+class TrainingProgress:
+    """A live bar on a terminal; elsewhere a line for each record."""
+
+    def __init__(self, console: Console, first: int, steps: int):
+        self.console, self.steps = console, steps
+        columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("ETA"), TimeRemainingColumn())
+        self.bar = Progress(
+            *columns, TextColumn("{task.fields[figures]}"), console=console, disable=not console.is_terminal
+        )
+        self.task = self.bar.add_task("", total=steps, completed=first, figures="")
+
+    def __enter__(self) -> "TrainingProgress":
+        self.bar.start()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.bar.stop()
+
+    def advance(self, step: int) -> None:
+        """`step` updates are done."""
+        self.bar.update(self.task, completed=step)
+
+    def train(self, step: int, figures: Mapping[str, float], seconds_left: float) -> None:
+        """New figures of training."""
+        self.bar.update(self.task, figures=line(figures))
+        if not self.console.is_terminal:
+            self.console.print(f"step {step}/{self.steps}  {line(figures)}  ETA {_clock(seconds_left)}", soft_wrap=True)
+
+    def evaluation(self, step: int, figures: Mapping[str, float]) -> None:
+        """Figures on held-out rows, which stay on the screen."""
+        self.console.print(f"held-out at step {step}: {line(figures)}", soft_wrap=True)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"

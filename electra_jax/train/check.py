@@ -1,0 +1,65 @@
+"""Is this a run that can be made? Asked before anything is written."""
+
+from electra_jax.config import PretrainConfig, TowerConfig
+from electra_jax.data.manifest import Manifest
+from electra_jax.errors import UserError
+
+POSITIVE = (
+    "length",
+    "batch_size",
+    "steps",
+    "log_every",
+    "eval_every",
+    "eval_rows",
+    "checkpoint_every",
+    "checkpoints_kept",
+)
+
+
+def check(config: PretrainConfig, manifest: Manifest) -> None:
+    """Raise UserError for settings that no run can have, or that don't fit the data."""
+    for name in POSITIVE:
+        _require(getattr(config, name) > 0, f"{name}: {getattr(config, name)} is not above 0")
+    for name, tower in (("discriminator", config.model.discriminator), ("generator", config.model.generator)):
+        _check_tower(f"model.{name}", tower)
+    _check_objective(config)
+    _check_data(config, manifest)
+
+
+def _check_tower(name: str, tower: TowerConfig) -> None:
+    heads, width = tower.num_attention_heads, tower.hidden_size
+    _require(heads > 0 and width % heads == 0, f"{name}: hidden_size {width} does not divide over {heads} heads")
+    _require(tower.num_hidden_layers > 0, f"{name}: num_hidden_layers {tower.num_hidden_layers} is not above 0")
+
+
+def _check_objective(config: PretrainConfig) -> None:
+    objective = config.objective
+    _require(0 < objective.mask_prob < 1, f"objective.mask_prob: {objective.mask_prob} is not between 0 and 1")
+    _require(objective.temperature > 0, f"objective.temperature: {objective.temperature} is not above 0")
+    slots = objective.slots(config.length)
+    _require(slots > 0, f"length: of {config.length} tokens none is masked at mask_prob {objective.mask_prob}")
+    positions = config.model.max_position_embeddings
+    _require(
+        config.length <= positions,
+        f"length: {config.length} tokens, and the model has {positions} positions; "
+        f"give a shorter length or a larger model.max_position_embeddings",
+    )
+
+
+def _check_data(config: PretrainConfig, manifest: Manifest) -> None:
+    _require(
+        manifest.length == config.length,
+        f"{config.data}: its rows have {manifest.length} tokens, and length is {config.length}; "
+        f"give --length {manifest.length}, or prepare the text again with --length {config.length}",
+    )
+    _require(
+        manifest.vocab_size == config.model.vocab_size,
+        f"{config.data}: its tokenizer has {manifest.vocab_size} entries, and model.vocab_size is "
+        f"{config.model.vocab_size}; give --model.vocab-size {manifest.vocab_size}, or prepare the text with the "
+        f"model's tokenizer",
+    )
+
+
+def _require(holds: bool, line: str) -> None:
+    if not holds:
+        raise UserError(line)

@@ -1,0 +1,56 @@
+"""Checkpoints by orbax: saved while training goes on, whole or not at all."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from electra_jax.errors import UserError
+from electra_jax.train.optimizer import Params
+
+
+class Checkpoints:
+    """The checkpoints of a run: `state` (params, optimizer, step) and `meta` (JSON) by step."""
+
+    def __init__(self, folder: Path, kept: int | None = None):
+        options = ocp.CheckpointManagerOptions(max_to_keep=kept, enable_async_checkpointing=True)
+        self.folder = folder
+        handlers = {"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
+        self.manager = ocp.CheckpointManager(folder.resolve(), options=options, item_handlers=handlers)
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.manager.close()  # waits for a save under way
+
+    def latest(self) -> int | None:
+        """The newest step, or None."""
+        return self.manager.latest_step()
+
+    def save(self, step: int, state: Any) -> None:
+        """Start to save; returns once the arrays are copied, so the step may be donated them."""
+        if step not in self.manager.all_steps():
+            items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave({"step": step}))
+            self.manager.save(step, args=items)
+
+    def restore(self, step: int, abstract_state: Any) -> Any:
+        """The state of `step`, in the shapes, dtypes and places of `abstract_state`."""
+        items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
+        try:
+            return self.manager.restore(step, args=items)["state"]
+        except (ValueError, KeyError, FileNotFoundError) as error:
+            line = str(error).strip().splitlines()[0]
+            raise UserError(f"{self.folder}/{step}: the checkpoint does not fit this run: {line}") from None
+
+    def restore_params(self, step: int) -> Params:
+        """The parameters of `step` alone, as NumPy arrays, whatever else was saved beside them."""
+        saved = self.manager.item_metadata(step)["state"]["params"]
+        params = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), saved)
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), params)
+        items = {"item": {"params": params}, "restore_args": {"params": as_numpy}, "partial_restore": True}
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            path = self.folder.resolve() / str(step) / "state"
+            return checkpointer.restore(path, args=ocp.args.PyTreeRestore(**items))["params"]

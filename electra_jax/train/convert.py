@@ -1,0 +1,126 @@
+"""Runs to Hugging Face folders, and back."""
+
+import dataclasses
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tomli_w
+
+from electra_jax.config import ModelConfig
+from electra_jax.data.tokenizer import load_tokenizer, save_tokenizer
+from electra_jax.errors import UserError
+from electra_jax.files import check_absent, new_folder, write_text
+from electra_jax.hub.card import model_card
+from electra_jax.hub.configs import pair_config
+from electra_jax.hub.folders import read_model as read_folder
+from electra_jax.hub.folders import write_model
+from electra_jax.hub.names import Kind, flat
+from electra_jax.hub.source import local_folder
+from electra_jax.report.sinks import read_metrics
+from electra_jax.train.checkpoint import Checkpoints
+from electra_jax.train.optimizer import Params
+from electra_jax.train.run import CHECKPOINTS, CONFIG, MANIFEST, METRICS, TOKENIZER, read_model, restore_params
+
+KINDS: tuple[Kind, ...] = ("discriminator", "generator")
+
+
+def export(run: Path, out: Path, step: int | None = None) -> list[Path]:
+    """Write `out`/discriminator and `out`/generator, which transformers loads; returns them.
+
+    Each has config.json, model.safetensors, the tokenizer and a model card. `step` is that of a checkpoint, the newest
+    unless named. Raises UserError where `run` is no run, has no such checkpoint, or `out` already holds something.
+    """
+    check_absent(out)
+    model = read_model(run)
+    step, params = restore_params(run, step)
+    kinds = [kind for kind in KINDS if kind in params]
+    tokenizer = run / TOKENIZER if (run / TOKENIZER).is_dir() else None
+    with new_folder(out) as scratch:
+        for kind in kinds:
+            folder, config = scratch / kind, model.tower(kind)
+            folder.mkdir()
+            card = model_card(f"{out.name}/{kind}", kind, config, **_story(run, step))
+            write_model(folder, kind, config, {"embeddings": params["embeddings"], **params[kind]}, tokenizer, card)
+    return [out / kind for kind in kinds]
+
+
+def import_pretrained(discriminator: str | Path, out: Path, generator: str | Path | None = None) -> Path:
+    """Write the folder `out`, which `PretrainConfig.init_from` takes, of models in Hugging Face folders or on the hub.
+
+    Without `generator`, a run that starts from it draws a new one. Raises UserError for folders that hold no such
+    model, for a pair that does not share its embeddings, and where `out` already holds something.
+    """
+    check_absent(out)
+    source = local_folder(discriminator)
+    config, params = read_folder(source, "discriminator")
+    pair: Params = {"embeddings": params.pop("embeddings"), "discriminator": params}
+    model = pair_config(config, config)
+    if generator is not None:
+        generator_config, generator_params = read_folder(local_folder(generator), "generator")
+        model = pair_config(config, generator_config)
+        _check_shared(pair["embeddings"], generator_params.pop("embeddings"), discriminator, generator)
+        pair["generator"] = generator_params
+    with new_folder(out) as scratch:
+        write_text(scratch / CONFIG, _model_table(model, pair))
+        _copy_tokenizer(source, model, scratch / TOKENIZER)
+        with Checkpoints(scratch / CHECKPOINTS) as checkpoints:
+            checkpoints.save(0, {"step": np.zeros((), np.int32), "params": pair})
+    return out
+
+
+def _story(run: Path, step: int) -> dict[str, Any]:
+    """What the model card tells of a run up to `step`; nothing of imported weights."""
+    if not (run / MANIFEST).is_file():
+        return {}
+    records = [record for record in read_metrics(run / METRICS) if record["step"] <= step]
+    held_out = [_figures(record) for record in records if record["kind"] == "eval"]
+    return {
+        "manifest": json.loads((run / MANIFEST).read_text(encoding="utf-8")),
+        "recipe": _recipe(run),
+        "curve": held_out,
+        "metrics": held_out[-1] if held_out else None,
+    }
+
+
+def _recipe(run: Path) -> str:
+    """The run's settings as TOML, without the names of its maker's folders."""
+    table = tomllib.loads((run / CONFIG).read_text(encoding="utf-8"))
+    return tomli_w.dumps({name: value for name, value in table.items() if name not in ("data", "out", "init_from")})
+
+
+def _figures(record: Mapping[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in record.items() if name != "kind"}
+
+
+def _model_table(model: ModelConfig, params: Params) -> str:
+    """config.toml of imported weights: the shapes of the towers that there are."""
+    table = dataclasses.asdict(model)
+    for kind in KINDS:
+        if kind not in params:
+            del table[kind]
+    return tomli_w.dumps({"model": table})
+
+
+def _copy_tokenizer(source: Path, model: ModelConfig, folder: Path) -> None:
+    """The tokenizer of a model's folder, where it has one, in the form that every version of transformers reads."""
+    if not any((source / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
+        return
+    tokenizer = load_tokenizer(source)
+    if len(tokenizer) > model.vocab_size:
+        raise UserError(f"{source}: its tokenizer has {len(tokenizer)} entries, its model {model.vocab_size}")
+    folder.mkdir()
+    save_tokenizer(tokenizer, folder)
+
+
+def _check_shared(ours: Params, theirs: Params, discriminator: str | Path, generator: str | Path) -> None:
+    """Raise UserError where the two models' embeddings differ: here a pair is trained over one set of them."""
+    for name, table in flat(ours).items():
+        if not np.array_equal(table, flat(theirs)[name]):
+            raise UserError(
+                f"{generator}: its embeddings ({name}) are not those of {discriminator}, so the two were not trained "
+                f"as a pair; import the discriminator alone"
+            )

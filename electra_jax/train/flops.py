@@ -1,0 +1,45 @@
+"""Floating-point operations of a step, and the most that the devices can do."""
+
+import time
+
+import jax
+import jax.numpy as jnp
+
+from electra_jax.config import ElectraConfig, PretrainConfig
+
+
+def step_flops(config: PretrainConfig) -> float:
+    """Multiplications and additions of a step's matrix products; the backward pass costs two forward passes."""
+    length, picks = config.length, config.objective.slots(config.length)
+    discriminator, generator = config.model.tower("discriminator"), config.model.tower("generator")
+    heads = length * _replaced_token_head(discriminator) + picks * _masked_lm_head(generator)
+    return 3.0 * config.batch_size * (length * (_encoder(discriminator, length) + _encoder(generator, length)) + heads)
+
+
+def _encoder(c: ElectraConfig, length: int) -> int:
+    """Per position: four projections, the two products of attention, the two of feed-forward."""
+    layer = 8 * c.hidden_size**2 + 4 * length * c.hidden_size + 4 * c.hidden_size * c.intermediate_size
+    project = 2 * c.embedding_size * c.hidden_size if c.embedding_size != c.hidden_size else 0
+    return c.num_hidden_layers * layer + project
+
+
+def _replaced_token_head(c: ElectraConfig) -> int:
+    return 2 * c.hidden_size**2 + 2 * c.hidden_size
+
+
+def _masked_lm_head(c: ElectraConfig) -> int:
+    return 2 * c.hidden_size * c.embedding_size + 2 * c.embedding_size * c.vocab_size
+
+
+def measure_peak(dtype: str, seconds: float = 0.3) -> float:
+    """FLOP/s of all devices in large matrix products of `dtype`: one device is measured, the others taken as alike."""
+    size = 1024 if jax.default_backend() == "cpu" else 8192
+    product = jax.jit(jnp.matmul)
+    a = jax.random.normal(jax.random.key(0), (size, size), dtype)
+    jax.block_until_ready(product(a, a))
+    best, end = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        jax.block_until_ready(product(a, a))
+        best = min(best, time.perf_counter() - start)
+    return jax.device_count() * 2 * size**3 / best

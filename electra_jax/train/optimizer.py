@@ -1,0 +1,88 @@
+"""The optimisers ([G] model/optimization.py; LAMB: You et al., 2020), of optax's parts."""
+
+import re
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int
+
+from electra_jax.config import OptimizerConfig
+
+Params = dict[str, Any]
+
+NOT_DECAYED = re.compile(r"(^|/)(norm/(scale|bias)|bias)$")
+STACKED = re.compile(r"(^|/)layers/")
+
+
+def paths(params: Params) -> Params:
+    """The same tree with each leaf's path, as "discriminator/encoder/layers/attention/query/kernel"."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: jax.tree_util.keystr(path, simple=True, separator="/"), params
+    )
+
+
+def decay_mask(params: Params) -> Params:
+    """True where weight decay applies: everything but LayerNorms and biases ([G])."""
+    return jax.tree.map(lambda path: NOT_DECAYED.search(path) is None, paths(params))
+
+
+def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
+    """learning_rate * (1 - t/steps)^power * min(1, t/warmup), with t the number of updates already done."""
+
+    def rate(count: Int[Array, ""]) -> Array:
+        done = jnp.minimum(count / steps, 1.0)
+        return config.learning_rate * (1 - done) ** config.power * jnp.minimum(1.0, count / max(config.warmup_steps, 1))
+
+    return rate
+
+
+def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    """Clip by the global norm, precondition, decay, scale by the schedule."""
+    moments = scale_by_uncorrected_adam if config.name == "adam" else optax.scale_by_adam
+    parts = [
+        optax.clip_by_global_norm(config.clip_norm),
+        moments(b1=config.b1, b2=config.b2, eps=config.eps),
+        optax.add_decayed_weights(config.weight_decay, mask=decay_mask),
+    ]
+    if config.name == "lamb":
+        parts.append(scale_by_trust_ratio_a_layer())
+    return optax.chain(*parts, optax.scale_by_learning_rate(schedule(config, steps)))
+
+
+class Moments(NamedTuple):
+    """First and second moment of each gradient."""
+
+    mu: Params
+    nu: Params
+
+
+def scale_by_uncorrected_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
+    """Adam without bias correction, eps outside the square root ([G] AdamWeightDecayOptimizer)."""
+
+    def init(params: Params) -> Moments:
+        return Moments(optax.tree.zeros_like(params), optax.tree.zeros_like(params))
+
+    def update(gradients: Params, state: Moments, params: Params | None = None) -> tuple[Params, Moments]:
+        mu = optax.tree.update_moment(gradients, state.mu, b1, 1)
+        nu = optax.tree.update_moment(gradients, state.nu, b2, 2)
+        return jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), mu, nu), Moments(mu, nu)
+
+    return optax.GradientTransformation(init, update)
+
+
+def scale_by_trust_ratio_a_layer() -> optax.GradientTransformation:
+    """LAMB's trust ratio for each layer's own matrix, though a tower's layers are stacked in one array."""
+    whole = optax.scale_by_trust_ratio()
+
+    def one(path: str, update: Array, param: Array) -> Array:
+        def scaled(update: Array, param: Array) -> Array:
+            return whole.update(update, optax.EmptyState(), param)[0]
+
+        return jax.vmap(scaled)(update, param) if STACKED.search(path) else scaled(update, param)
+
+    def update(updates: Params, state: optax.EmptyState, params: Params) -> tuple[Params, optax.EmptyState]:
+        return jax.tree.map(one, paths(params), updates, params), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

@@ -1,0 +1,211 @@
+"""A pretraining run, from prepared rows to checkpoints."""
+
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from rich.console import Console
+from rich.table import Table
+
+from electra_jax.config import PretrainConfig
+from electra_jax.data.batches import eval_batches, train_batches
+from electra_jax.data.manifest import Manifest
+from electra_jax.data.rows import open_rows
+from electra_jax.data.tokenizer import load_tokenizer, tokenizer_hash
+from electra_jax.errors import UserError
+from electra_jax.objectives.masking import SpecialTokens
+from electra_jax.objectives.metrics import Counts, summarize
+from electra_jax.report.progress import TrainingProgress, table
+from electra_jax.report.sinks import MetricsLog, read_metrics
+from electra_jax.train.check import check
+from electra_jax.train.checkpoint import Checkpoints
+from electra_jax.train.flops import measure_peak, step_flops
+from electra_jax.train.optimizer import Params, schedule
+from electra_jax.train.run import CHECKPOINTS, METRICS, TOKENIZER, open_run, read_model, restore_params
+from electra_jax.train.sharding import abstract, by_row, data_mesh, put_batch, replicated
+from electra_jax.train.step import State, empty_batch, init_params, init_state, make_evaluation, make_step
+
+
+def pretrain(config: PretrainConfig, console: Console | None = None) -> dict[str, float]:
+    """Train to `config.steps`, going on from the newest checkpoint in `config.out`; returns the held-out figures.
+
+    The same seed, data and devices give the same bits, resumed or not. Raises UserError, before anything is written,
+    for settings or data that don't fit each other.
+    """
+    console = console or Console(stderr=True)
+    manifest = Manifest.read(config.data)
+    check(config, manifest)
+    mesh = data_mesh(config.batch_size)
+    weights = _initial_weights(config, manifest)
+    open_run(config, manifest)
+    with jax.set_mesh(mesh), Checkpoints(config.out / CHECKPOINTS, config.checkpoints_kept) as checkpoints:
+        trainer = Trainer(config, manifest, mesh, checkpoints, console)
+        return trainer.run(weights)
+
+
+def _initial_weights(config: PretrainConfig, manifest: Manifest) -> Params:
+    """The parameters of `config.init_from`, of one tower or both; nothing where there is none."""
+    run = config.init_from
+    if run is None:
+        return {}
+    model, (_, params) = read_model(run), restore_params(run)
+    shared = ("vocab_size", "embedding_size", "max_position_embeddings", "type_vocab_size")
+    for name in (*shared, *(tower for tower in ("discriminator", "generator") if tower in params)):
+        theirs, ours = getattr(model, name), getattr(config.model, name)
+        if theirs != ours:
+            raise UserError(f"{run}: its model.{name} is {theirs}, and this run's is {ours}; make them the same")
+    if (run / TOKENIZER).is_dir() and tokenizer_hash(load_tokenizer(run / TOKENIZER)) != manifest.tokenizer_hash:
+        raise UserError(
+            f"{config.data}: prepared with another tokenizer than {run} has; prepare it with {run / TOKENIZER}"
+        )
+    return params
+
+
+class Trainer:
+    """The compiled functions of a run, and everything that it writes to."""
+
+    def __init__(
+        self, config: PretrainConfig, manifest: Manifest, mesh: Mesh, checkpoints: Checkpoints, console: Console
+    ):
+        self.config, self.mesh, self.checkpoints, self.console = config, mesh, checkpoints, console
+        self.held_out = open_rows(config.data, "eval")
+        self.rate = schedule(config.optimizer, config.steps)
+        self.flops, self.peak = step_flops(config), measure_peak(config.compute.dtype)
+        special = SpecialTokens(manifest.cls_id, manifest.sep_id, manifest.mask_id)
+        whole, rows = replicated(mesh), by_row(mesh)
+        step, evaluation = make_step(config, special), make_evaluation(config, special)
+        self.step = jax.jit(step, in_shardings=(whole, rows), out_shardings=whole, donate_argnums=0)
+        self.evaluate_batch = jax.jit(evaluation, in_shardings=(whole, rows, None), out_shardings=whole)
+        self.add = jax.jit(partial(jax.tree.map, jnp.add), donate_argnums=0)
+
+    def run(self, weights: Params) -> dict[str, float]:
+        """Train from the newest checkpoint, or else from `weights`; returns the last held-out figures."""
+        state, window = self._start(weights)
+        first = int(state["step"])
+        self.console.print(self._startup_table(state["params"], first))
+        with (
+            closing(MetricsLog(self.config.out, first)) as log,
+            TrainingProgress(self.console, first, self.config.steps) as progress,
+        ):
+            self._train(state, window, log, progress)
+        held_out = [record for record in read_metrics(self.config.out / METRICS) if record["kind"] == "eval"]
+        return held_out[-1] if held_out else {}
+
+    def _train(self, state: State, window: Counts, log: MetricsLog, progress: TrainingProgress) -> None:
+        """The loop: a step, and what is due after it."""
+        clock = _Clock()
+        for done, trained, counts in self._steps(state):
+            window = self.add(window, counts)
+            progress.advance(done)
+            clock.tick(counts)
+            if self._due(done, self.config.log_every):
+                record, left = self._train_record(window, done, clock), self.config.steps - done
+                log.write("train", done, record)
+                progress.train(done, record, left * clock.seconds_a_step)
+                window = jax.tree.map(jnp.zeros_like, window)
+            if len(self.held_out) and self._due(done, self.config.eval_every):
+                figures = self._evaluate(trained["params"])
+                log.write("eval", done, figures)
+                progress.evaluation(done, figures)
+                clock.restart()
+            if self._due(done, self.config.checkpoint_every):
+                self.checkpoints.save(done, {**trained, "window": window})
+
+    def _due(self, done: int, every: int) -> bool:
+        return done % every == 0 or done == self.config.steps
+
+    def _start(self, weights: Params) -> tuple[State, Counts]:
+        """The state to go on from, and the counts since the last record."""
+        whole, newest = replicated(self.mesh), self.checkpoints.latest()
+        if newest is not None:
+            state = self.checkpoints.restore(
+                newest, abstract(jax.eval_shape(lambda: self._fresh(init_params(self.config))), whole)
+            )
+        else:
+            params = jax.jit(partial(init_params, self.config), out_shardings=whole)()
+            params |= jax.device_put(weights, whole)
+            state = jax.jit(self._fresh, out_shardings=whole)(params)
+        return state, state.pop("window")
+
+    def _fresh(self, params: Params) -> State:
+        """What a checkpoint holds, before the first step."""
+        counts = jax.eval_shape(self.evaluate_batch, params, empty_batch(self.config), 0)
+        return init_state(self.config, params) | {"window": jax.tree.map(lambda c: jnp.zeros(c.shape, c.dtype), counts)}
+
+    def _steps(self, state: State) -> Iterator[tuple[int, State, Counts]]:
+        """Train: after each update its number, the state (given away to the next) and the counts."""
+        first = int(state["step"])
+        batches = train_batches(open_rows(self.config.data, "train"), self.config.batch_size, self.config.seed, first)
+        with closing(batches):
+            for done in range(first + 1, self.config.steps + 1):
+                state, counts = self.step(state, put_batch(next(batches), self.mesh))
+                yield done, state, counts
+
+    def _evaluate(self, params: Params) -> dict[str, float]:
+        """Figures on held-out rows."""
+        batches = eval_batches(self.held_out, self.config.batch_size, self.config.eval_rows)
+        parts = [self.evaluate_batch(params, put_batch(batch, self.mesh), i) for i, batch in enumerate(batches)]
+        return self._summary(jax.tree.map(lambda *counts: np.sum(counts, axis=0), *jax.device_get(parts)))
+
+    def _train_record(self, window: Counts, done: int, clock: "_Clock") -> dict[str, float]:
+        """Figures over the steps since the last record; those of speed leave the first step, which compiles, out."""
+        counts = jax.device_get(window)
+        seconds = clock.lap()
+        record = self._summary(counts) | {"learning_rate": float(self.rate(done - 1))}
+        if seconds > 0:
+            tokens = float(counts["tokens"] / counts["steps"])
+            record |= {"tokens_per_second": tokens / seconds, "peak_share": self.flops / seconds / self.peak}
+        return record
+
+    def _summary(self, counts: Counts) -> dict[str, float]:
+        objective = self.config.objective
+        return summarize(counts, objective.generator_weight, objective.discriminator_weight)
+
+    def _startup_table(self, params: Params, first: int) -> Table:
+        def size(name: str) -> str:
+            return f"{sum(leaf.size for leaf in jax.tree.leaves(params[name])):,} parameters"
+
+        tokens = self.config.batch_size * self.config.length
+        axes = ", ".join(f"{name}={size}" for name, size in self.mesh.shape.items())
+        rows = {
+            "discriminator": size("discriminator"),
+            "generator": size("generator"),
+            "shared embeddings": size("embeddings"),
+            "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind} ({jax.default_backend()})",
+            "mesh": axes,
+            "compute": f"{self.config.compute.dtype}, measured peak {self.peak / 1e12:.3g} TFLOP/s",
+            "a step": f"{tokens:,} tokens, {self.flops:.3g} FLOP",
+            "steps": f"{first:,} of {self.config.steps:,} done" if first else f"{self.config.steps:,}",
+        }
+        return table(str(self.config.out), rows)
+
+
+class _Clock:
+    """Seconds a step since the last lap, by the devices' clock: a lap ends where figures were fetched from them."""
+
+    def __init__(self) -> None:
+        self.seconds_a_step, self._steps, self._since = 0.0, -1, 0.0
+
+    def tick(self, counts: Counts) -> None:
+        """A step was started. The first is waited for and not counted: it holds the compilation."""
+        self._steps += 1
+        if self._steps == 0:
+            jax.block_until_ready(counts)
+            self.restart()
+
+    def restart(self) -> None:
+        """Count from now on."""
+        self._steps, self._since = 0, time.perf_counter()
+
+    def lap(self) -> float:
+        """Seconds a step, 0 where no step was counted; starts the next lap."""
+        if self._steps > 0:
+            self.seconds_a_step = (time.perf_counter() - self._since) / self._steps
+        result = self.seconds_a_step if self._steps > 0 else 0.0
+        self.restart()
+        return result

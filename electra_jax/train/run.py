@@ -1,0 +1,108 @@
+"""The folder of a run: what it was made from, and where its outputs stand.
+
+config.toml     every setting
+manifest.json   of the rows it trains on
+tokenizer/
+checkpoints/    by orbax, one folder a step
+metrics.jsonl   a line a record
+tensorboard/    the same as event files
+"""
+
+import dataclasses
+import shutil
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from electra_jax.config import ModelConfig, PretrainConfig
+from electra_jax.data.manifest import Manifest
+from electra_jax.errors import UserError
+from electra_jax.files import check_absent, new_folder, write_text
+from electra_jax.presets import parse, to_toml
+from electra_jax.train.checkpoint import Checkpoints
+from electra_jax.train.optimizer import Params
+
+CONFIG, MANIFEST, TOKENIZER = "config.toml", "manifest.json", "tokenizer"
+CHECKPOINTS, METRICS = "checkpoints", "metrics.jsonl"
+# What may differ between a run and its resumption; anything else would make it another run.
+FREE = {"data", "out", "init_from", "steps", "log_every", "eval_every", "eval_rows"}
+FREE |= {"checkpoint_every", "checkpoints_kept", "compute"}
+
+
+def open_run(config: PretrainConfig, manifest: Manifest) -> None:
+    """Make the folder `config.out`, or check that the run which it holds is this one.
+
+    Raises UserError where the folder holds something else, or a run of other settings or data.
+    """
+    if is_run(config.out):
+        _check_same(config, manifest)
+        write_text(config.out / CONFIG, to_toml(config))
+        return
+    check_absent(config.out)
+    with new_folder(config.out) as folder:
+        write_text(folder / CONFIG, to_toml(config))
+        manifest.write(folder)
+        shutil.copytree(config.data / TOKENIZER, folder / TOKENIZER)
+
+
+def is_run(folder: Path) -> bool:
+    """Whether `folder` is one that this module makes."""
+    return (folder / CONFIG).is_file()
+
+
+def read_model(run: Path) -> ModelConfig:
+    """The shapes of a run's two towers. Raises UserError where `run` is no run."""
+    return parse(ModelConfig, _read_table(run).get("model", {}), f"{run / CONFIG}: model")
+
+
+def restore_params(run: Path, step: int | None = None) -> tuple[int, Params]:
+    """A step that was saved (the newest, unless named) and its parameters, as NumPy arrays.
+
+    Raises UserError where `run` is no run, or has no such checkpoint.
+    """
+    _read_table(run)
+    if not (run / CHECKPOINTS).is_dir():
+        raise UserError(f"{run}: holds no checkpoint yet")
+    with Checkpoints(run / CHECKPOINTS) as checkpoints:
+        steps = sorted(checkpoints.manager.all_steps())
+        if not steps:
+            raise UserError(f"{run}: holds no checkpoint yet")
+        step = steps[-1] if step is None else step
+        if step not in steps:
+            raise UserError(f"{run}: has no checkpoint of step {step}; there are {', '.join(map(str, steps))}")
+        return step, checkpoints.restore_params(step)
+
+
+def _read_table(run: Path) -> dict[str, Any]:
+    if not is_run(run):
+        raise UserError(f"{run}: not a folder that `electra-jax pretrain` or `electra-jax import` wrote")
+    try:
+        return tomllib.loads((run / CONFIG).read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{run / CONFIG}: not a TOML file: {error}") from None
+
+
+def _check_same(config: PretrainConfig, manifest: Manifest) -> None:
+    """Raise UserError at the first setting that makes `config` another run than the folder's."""
+    run = config.out
+    table = _read_table(run)
+    if "data" not in table:
+        raise UserError(
+            f"{run}: holds imported weights, no run; name another folder, and start it with --init-from {run}"
+        )
+    before = parse(PretrainConfig, table, str(run / CONFIG))
+    for path, old, new in _differences(before, config):
+        raise UserError(f"{run}: this run has {path} = {old!r}, not {new!r}; name another folder, or give {old!r}")
+    if Manifest.read(run) != manifest:
+        raise UserError(f"{run}: this run trained on other rows than {config.data} holds; name another folder")
+
+
+def _differences(before: Any, now: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
+    """The fields that differ between two settings, as (dotted name, old, new), but for FREE."""
+    found = []
+    for field in dataclasses.fields(before):
+        path, old, new = prefix + field.name, getattr(before, field.name), getattr(now, field.name)
+        if path in FREE or old == new:
+            continue
+        found += _differences(old, new, path + ".") if dataclasses.is_dataclass(old) else [(path, old, new)]
+    return found
