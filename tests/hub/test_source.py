@@ -31,7 +31,7 @@ def test_no_folder_and_no_name_of_the_hub(name: str) -> None:
 
 
 def test_offline(offline: Path) -> None:
-    with pytest.raises(UserError, match="^someone/model: no such folder, and the hub doesn't give") as error:
+    with pytest.raises(UserError, match=r"^someone/model: no such folder, and the hub doesn't give") as error:
         local_folder("someone/model")
     assert "\n" not in str(error.value)
 

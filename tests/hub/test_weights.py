@@ -15,6 +15,7 @@ from electra_jax.hub.pretrained import Discriminator, Generator
 from electra_jax.hub.weights import kind_of, read_state, to_params, to_state
 
 QUERY = "electra.encoder.layer.1.attention.self.query.weight"
+BOTH = ["generator_lm_head.bias", "discriminator_predictions.dense.bias"]
 WORDS, OUTPUT = "electra.embeddings.word_embeddings.weight", "generator_lm_head.weight"
 
 
@@ -203,9 +204,7 @@ def test_kind_of() -> None:
     assert kind_of({"generator_lm_head.bias": 0}, "file") == "generator"
 
 
-@pytest.mark.parametrize(
-    "keys", [["classifier.dense.bias"], ["generator_lm_head.bias", *["discriminator_predictions.dense.bias"]]]
-)
+@pytest.mark.parametrize("keys", [["classifier.dense.bias"], BOTH])
 def test_kind_of_neither_or_both(keys: list[str]) -> None:
     with pytest.raises(UserError, match=r"^file: has (neither|both)"):
         kind_of(dict.fromkeys(keys, 0), "file")
