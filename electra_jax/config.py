@@ -62,6 +62,8 @@ class ModelConfig:
     initializer_range: float = 0.02
     """Standard deviation of the truncated normal that weights start from."""
     layer_norm_eps: float = 1e-12
+    pad_token_id: int = 0
+    """Id of [PAD] in the tokenizer; exported, since transformers keeps it with the model."""
     discriminator: TowerConfig = TowerConfig(12, 256, 4, 1024)
     generator: TowerConfig = TowerConfig(12, 64, 1, 256)
 
@@ -81,6 +83,7 @@ class ModelConfig:
             type_vocab_size=self.type_vocab_size,
             initializer_range=self.initializer_range,
             layer_norm_eps=self.layer_norm_eps,
+            pad_token_id=self.pad_token_id,
         )
 
 
@@ -177,6 +180,8 @@ class VocabConfig:
     """Entries of the vocabulary, special tokens included."""
     min_frequency: int = 2
     """Fewest occurrences of a pair that is merged."""
+    limit_alphabet: int | None = None
+    """Most characters kept, the most frequent ones; the others become [UNK]. All of them, unless set."""
     lowercase: bool = True
     strip_accents: bool = True
     max_length: int = 512

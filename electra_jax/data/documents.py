@@ -1,5 +1,6 @@
 """Sources of every kind to one `datasets.Dataset` of documents."""
 
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -9,7 +10,6 @@ from datasets.exceptions import DatasetGenerationError
 
 from electra_jax.config import PrepareConfig
 from electra_jax.data.lines import read_lines
-from electra_jax.data.tokenizer import HUB_NAME
 from electra_jax.errors import UserError
 
 FEATURES = Features({"text": Value("large_string")})
@@ -21,6 +21,8 @@ TABLES: dict[str, tuple[str, dict[str, Any]]] = {
     ".jsonl": ("json", {}),
     ".parquet": ("parquet", {}),
 }
+HUB_DATASET = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+"""A data set of the hub: name or owner/name."""
 TEXT_TYPES = ("string", "large_string", "string_view")
 DOCUMENTS_AT_ONCE = 64
 
@@ -89,7 +91,7 @@ def _check_source(source: str) -> None:
     path = Path(source)
     if path.exists():
         return
-    if _kind(path) in (*TABLES, ".txt") or not HUB_NAME.fullmatch(source):
+    if _kind(path) in (*TABLES, ".txt") or not HUB_DATASET.fullmatch(source):
         raise UserError(f"{source}: no such file or folder")
 
 

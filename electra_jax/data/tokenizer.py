@@ -11,8 +11,8 @@ from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast
 from electra_jax.errors import UserError
 
 SPECIAL_NAMES = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
-HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
-"""A repository of the hub: name or owner/name."""
+HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+"""A repository of the hub: owner/name. Names without an owner hold no ELECTRA, and would be mistyped folders."""
 LONGEST = 10**6
 """A model_max_length above this is transformers' way of saying that none is set."""
 

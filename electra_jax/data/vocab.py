@@ -1,8 +1,10 @@
 """Training a WordPiece vocabulary on text of one's own."""
 
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
@@ -16,6 +18,9 @@ from electra_jax.files import check_absent, new_folder
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 """Ids 0 to 4, as in the release's vocabulary but without its unused entries between."""
+
+PREFIX = "##"
+"""Of a token that goes on a word."""
 
 
 @dataclass(frozen=True)
@@ -56,46 +61,68 @@ def _train(config: VocabConfig) -> list[str]:
     ties between pairs by these numbers. Hence two passes: the first learns the characters alone, the second is
     given them in a fixed order.
     """
-    characters = _characters(config)
+    lines = partial(_lines, config, _rare(config))
+    characters = _characters(config, lines)
     needed = len(SPECIAL_TOKENS) + len(characters)
     if len(characters) == 0:
         raise UserError(f"{', '.join(map(str, config.text))}: no text to learn a vocabulary from")
     if config.size < needed:
         raise UserError(
             f"size {config.size} is too small: the text's characters, each at a word's start and within words, and "
-            f"the {len(SPECIAL_TOKENS)} special tokens are {needed} entries already; ask for more than {needed}"
+            f"the {len(SPECIAL_TOKENS)} special tokens are {needed} entries already; ask for more than {needed}, or "
+            f"keep the most frequent characters alone by limit_alphabet"
         )
-    return _pass(config, [*SPECIAL_TOKENS, *characters], config.size, show_progress=sys.stderr.isatty())
+    return _pass(config, lines, [*SPECIAL_TOKENS, *characters], config.size, show_progress=sys.stderr.isatty())
 
 
-def _characters(config: VocabConfig) -> list[str]:
-    """Every character of the text, those at a word's start ("a") before those within words ("##a")."""
-    found = set(_pass(config, [], size=0, show_progress=False))
+def _characters(config: VocabConfig, lines: Callable[[], Iterator[str]]) -> list[str]:
+    """The text's characters, those at a word's start ("a") before those within words ("##a")."""
+    found = set(_pass(config, lines, [], size=0, show_progress=False))
     return sorted(found, key=lambda token: (len(token), token))
 
 
-def _pass(config: VocabConfig, first: list[str], size: int, show_progress: bool) -> list[str]:
+def _rare(config: VocabConfig) -> dict[int, str]:
+    """A translation to spaces of the characters that `limit_alphabet` leaves out, which are to become [UNK]."""
+    if config.limit_alphabet is None:
+        return {}
+    counts: Counter[str] = Counter()
+    for line in _lines(config, {}):
+        counts.update("".join(line.split()))
+    # Of equally frequent ones the first by code point, so that no run differs.
+    ranked = sorted(counts, key=lambda character: (-counts[character], character))
+    return {ord(character): " " for character in ranked[config.limit_alphabet :]}
+
+
+def _pass(
+    config: VocabConfig, lines: Callable[[], Iterator[str]], first: list[str], size: int, show_progress: bool
+) -> list[str]:
     """One run of the trainer over the text: `first`, then characters, then merged pairs up to `size` entries."""
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(
-        clean_text=True,
-        handle_chinese_chars=True,
-        strip_accents=config.strip_accents,
-        lowercase=config.lowercase,
-    )
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     trainer = trainers.WordPieceTrainer(
         vocab_size=size,
         min_frequency=config.min_frequency,
         special_tokens=first,
-        continuing_subword_prefix="##",
+        continuing_subword_prefix=PREFIX,
         show_progress=show_progress,
     )
-    tokenizer.train_from_iterator(_lines(config), trainer)
+    tokenizer.train_from_iterator(lines(), trainer)
     ids = tokenizer.get_vocab()
     return sorted(ids, key=lambda token: ids[token])
 
 
-def _lines(config: VocabConfig) -> Iterator[str]:
+def _normalizer(config: VocabConfig) -> normalizers.BertNormalizer:
+    return normalizers.BertNormalizer(
+        clean_text=True,
+        handle_chinese_chars=True,
+        strip_accents=config.strip_accents,
+        lowercase=config.lowercase,
+    )
+
+
+def _lines(config: VocabConfig, rare: dict[int, str]) -> Iterator[str]:
+    """The text's lines, normalized as the tokenizer will, without the rare characters."""
+    normalizer = _normalizer(config)
     for path in config.text:
-        yield from read_lines(path)
+        for line in read_lines(path):
+            yield normalizer.normalize_str(line).translate(rare)

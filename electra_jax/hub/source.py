@@ -4,6 +4,7 @@ from pathlib import Path
 
 import huggingface_hub
 
+from electra_jax.data.tokenizer import HUB_NAME
 from electra_jax.errors import UserError
 from electra_jax.hub import configs, weights
 
@@ -25,6 +26,8 @@ def local_folder(name_or_folder: str | Path) -> Path:
     if Path(name_or_folder).is_dir():
         return Path(name_or_folder)
     name = str(name_or_folder)
+    if not HUB_NAME.fullmatch(name):
+        raise UserError(f"{name}: no such folder; give a model's folder, or its name on the hub (owner/name)")
     folder = _fetch(name, [configs.FILE_NAME, weights.SAFETENSORS, *TOKENIZER_FILES])
     if not (folder / weights.SAFETENSORS).exists():
         folder = _fetch(name, [weights.PICKLE])
@@ -34,8 +37,6 @@ def local_folder(name_or_folder: str | Path) -> Path:
 def _fetch(name: str, patterns: list[str]) -> Path:
     try:
         return Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns))
-    except huggingface_hub.errors.HFValidationError as error:
-        raise UserError(f"{name}: no such folder; give a model's folder, or its name on the hub") from error
     except Exception as error:  # of the hub, the network or the disk: a dozen kinds
         message = f"{name}: no such folder, and the hub doesn't give a model of that name"
         raise UserError(f"{message}: {_reason(error)}") from error

@@ -58,6 +58,10 @@ def _check_data(config: PretrainConfig, manifest: Manifest) -> None:
         f"{config.model.vocab_size}; give --model.vocab-size {manifest.vocab_size}, or prepare the text with the "
         f"model's tokenizer",
     )
+    _require(
+        manifest.pad_id == config.model.pad_token_id,
+        f"{config.data}: its [PAD] is {manifest.pad_id}; give --model.pad-token-id {manifest.pad_id}",
+    )
 
 
 def _require(holds: bool, line: str) -> None:

@@ -1,9 +1,9 @@
 """Runs to Hugging Face folders, and back."""
 
-import dataclasses
 import json
 import tomllib
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ def _figures(record: Mapping[str, Any]) -> dict[str, float]:
 
 def _model_table(model: ModelConfig, params: Params) -> str:
     """config.toml of imported weights: the shapes of the towers that there are."""
-    table = dataclasses.asdict(model)
+    table = asdict(model)
     for kind in KINDS:
         if kind not in params:
             del table[kind]

@@ -1,6 +1,6 @@
 """One update of everything: a pure function of the state and the batch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -16,8 +16,8 @@ from electra_jax.objectives.masking import SpecialTokens
 from electra_jax.objectives.metrics import Counts
 from electra_jax.train.optimizer import Params, make_optimizer
 
-Batch = dict[str, Int[Array, "..."]]
-"""input_ids [B, L]; length [B], real tokens; first_length [B], those of [CLS] A [SEP]."""
+Batch = Mapping[str, Any]
+"""Integer arrays: input_ids [B, L]; length [B], real tokens; first_length [B], those of [CLS] A [SEP]."""
 State = dict[str, Any]
 """step (int32), params (float32), optimizer (optax's state)."""
 

@@ -5,6 +5,7 @@ import pytest
 from transformers import AutoTokenizer, ElectraTokenizer
 
 from electra_jax.config import VocabConfig
+from electra_jax.data.tokenizer import load_tokenizer
 from electra_jax.data.vocab import SPECIAL_TOKENS, train_vocabulary
 from electra_jax.errors import UserError
 
@@ -68,3 +69,11 @@ def test_mistakes_are_told_in_one_line(corpus: Path, tmp_path: Path):
             train_vocabulary(replace(config, **change))
         assert "\n" not in str(error.value)
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_limit_alphabet_keeps_the_most_frequent_characters(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("一一一一 二二二 三三 四\n" * 3, encoding="utf-8")
+    result = train_vocabulary(VocabConfig(text=(text,), out=tmp_path / "out", size=100, limit_alphabet=2))
+    tokenizer = load_tokenizer(result.folder)
+    assert tokenizer.tokenize("一二三四") == ["一", "二", "[UNK]", "[UNK]"]
