@@ -1,0 +1,53 @@
+"""The README's examples, run as they stand."""
+
+import os
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from electra_jax import cli
+
+README = Path(__file__).parent.parent / "README.md"
+BLOCK = re.compile(r"<!-- run by tests/test_readme.py -->\n```(\w+)\n(.*?)```", re.DOTALL)
+
+
+def blocks(language: str) -> list[str]:
+    return [code for name, code in BLOCK.findall(README.read_text(encoding="utf-8")) if name == language]
+
+
+@pytest.fixture
+def corpus_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a corpus.txt of forty documents."""
+    words = ("the old mill by a river turns slowly", "bread is baked before dawn", "nobody reads the last page twice")
+    documents = ["\n".join(f"{line} {i} {j}." for j, line in enumerate(words * 5)) for i in range(40)]
+    (tmp_path / "corpus.txt").write_text("\n\n".join(documents) + "\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def with_size_of(folder: str, line: str) -> str:
+    """The corpus here has fewer pieces than the README's: `line` with the size that its vocabulary really has."""
+    if not os.path.isdir(folder):
+        return line
+    size = len(Path(folder, "vocab.txt").read_text(encoding="utf-8").splitlines())
+    return line.replace("--model.vocab-size 1000", f"--model.vocab-size {size}")
+
+
+def test_commands(corpus_folder: Path) -> None:
+    (block,) = blocks("bash")
+    for line in block.splitlines():
+        program, *arguments = shlex.split(with_size_of("tokenizer", line))
+        assert program == "electra-jax"
+        cli.main(arguments)
+    assert (corpus_folder / "export" / "discriminator" / "model.safetensors").is_file()
+
+
+def test_python(corpus_folder: Path) -> None:
+    (block,) = blocks("python")
+    names: dict = {}
+    exec(compile(block, str(README), "exec"), names)
+    assert 0 <= names["metrics"]["auc"] <= 1
+    assert names["logits"].shape == (1, 4, names["vocab"].size)
+    assert (corpus_folder / "my-second-run" / "checkpoints" / "5").is_dir()
