@@ -1,0 +1,128 @@
+"""A run small enough to compile and train in seconds."""
+
+import json
+import os
+import random
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
+from tensorboardX.proto.event_pb2 import Event
+
+from electra_jax.config import ModelConfig, OptimizerConfig, PretrainConfig, TowerConfig
+from electra_jax.data.manifest import Manifest
+from electra_jax.hub.names import flat
+from electra_jax.train.checkpoint import Checkpoints
+
+WORDS = "the quick brown fox jumps over lazy dogs while running near quiet rivers and small towns under grey skies"
+LENGTH = 16
+SPEED = {"tokens_per_second", "peak_share"}
+
+
+def make_text(seed: int = 0, documents: int = 150) -> str:
+    """Documents of one to five sentences, between blank lines."""
+    rng = random.Random(seed)
+
+    def sentence() -> str:
+        return " ".join(rng.choices(WORDS.split(), k=rng.randint(3, 9))) + "."
+
+    return "\n\n".join("\n".join(sentence() for _ in range(rng.randint(1, 5))) for _ in range(documents)) + "\n"
+
+
+def make_config(rows: Path, out: Path, **changes: Any) -> PretrainConfig:
+    """Twenty steps of two layers, with checkpoints at 10 and 20, and records that fall between them."""
+    model = ModelConfig(
+        vocab_size=Manifest.read(rows).vocab_size,
+        embedding_size=16,
+        max_position_embeddings=LENGTH,
+        discriminator=TowerConfig(2, 32, 2, 64),
+        generator=TowerConfig(2, 16, 1, 32),
+    )
+    settings: dict[str, Any] = {
+        "length": LENGTH,
+        "batch_size": 8,
+        "steps": 20,
+        "log_every": 4,
+        "eval_every": 10,
+        "eval_rows": 50,
+        "checkpoint_every": 10,
+        "checkpoints_kept": 2,
+        "model": model,
+        "optimizer": OptimizerConfig(learning_rate=2e-3, warmup_steps=5),
+    }
+    return PretrainConfig(data=rows, out=out, **(settings | changes))
+
+
+@contextmanager
+def quick_compilation(folder: Path) -> Iterator[None]:
+    """Compile carelessly, and each program once: here compiling takes a hundred times as long as training."""
+    settings = {
+        "jax_disable_most_optimizations": True,
+        "jax_compilation_cache_dir": str(folder),
+        "jax_persistent_cache_min_compile_time_secs": 0.1,
+    }
+    before = {name: jax.config.read(name) for name in settings}
+    _configure(settings)
+    try:
+        yield
+    finally:
+        _configure(before)
+
+
+def _configure(settings: dict[str, Any]) -> None:
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()  # or the first choice of this process holds
+
+
+def records(run: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl without the figures of speed."""
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return [{name: value for name, value in json.loads(line).items() if name not in SPEED} for line in lines]
+
+
+def saved_state(run: Path, step: int) -> dict[str, np.ndarray]:
+    """Every array of a checkpoint by its path: parameters, optimizer's state, step and counts."""
+    with Checkpoints(run / "checkpoints") as checkpoints:
+        saved = checkpoints.manager.item_metadata(step)["state"]
+        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=here), dict(saved))
+        return {path: np.asarray(leaf) for path, leaf in flat(checkpoints.restore(step, shapes)).items()}
+
+
+def equal_bits(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> bool:
+    return left.keys() == right.keys() and all(left[path].tobytes() == right[path].tobytes() for path in left)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Every file below `folder` by its name, hidden ones too."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def events(run: Path) -> Iterator[Event]:
+    """What the run's TensorBoard files hold, read by their format: length, checksum, record, checksum."""
+    for path in sorted((run / "tensorboard").iterdir()):
+        content = path.read_bytes()
+        while content:
+            (size,) = struct.unpack("<Q", content[:8])
+            yield Event.FromString(content[12 : 12 + size])
+            content = content[16 + size :]
+
+
+def python(*arguments: str, devices: int = 1) -> subprocess.CompletedProcess[str]:
+    """Run this Python anew, on so many virtual devices."""
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir or "",
+        "COLUMNS": "200",
+    }
+    return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True)

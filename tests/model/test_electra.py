@@ -1,0 +1,119 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from electra_jax.config import ComputeConfig, ModelConfig, TowerConfig
+from electra_jax.model import Electra, Tokens
+
+CONFIG = ModelConfig(
+    vocab_size=60,
+    embedding_size=16,
+    max_position_embeddings=24,
+    discriminator=TowerConfig(num_hidden_layers=2, hidden_size=24, num_attention_heads=3, intermediate_size=40),
+    generator=TowerConfig(num_hidden_layers=2, hidden_size=8, num_attention_heads=2, intermediate_size=20),
+)
+LENGTHS = np.array([20, 13, 4])
+POSITIONS = jnp.array([[1, 5, 19], [2, 12, 7], [1, 3, 2]])
+
+
+def electra(**compute: str | bool) -> Electra:
+    """The same weights each time; all of them at random, biases too."""
+    model = Electra(CONFIG, ComputeConfig(**compute), rngs=nnx.Rngs(0))
+    keys = iter(jax.random.split(jax.random.key(1), 100))
+    state = jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(next(keys), leaf.shape), nnx.state(model))
+    nnx.update(model, state)
+    return model
+
+
+def tokens(length: int = 20, padding: int = 0) -> Tokens:
+    mask = np.arange(length) < LENGTHS[:, None]
+    ids = np.random.default_rng(0).integers(1, CONFIG.vocab_size, (3, 20))
+    ids = np.where(mask, np.pad(ids, ((0, 0), (0, length - 20))), padding)
+    return Tokens(jnp.asarray(ids), jnp.asarray(mask), jnp.asarray((mask & (np.arange(length) >= 9)).astype(np.int32)))
+
+
+@jax.jit
+def outputs(model: Electra, tokens: Tokens, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+    return model.generate(tokens, POSITIONS, key), model.discriminate(tokens, key)
+
+
+@jax.jit
+def discriminate_and_differentiate(model: Electra, tokens: Tokens, key: jax.Array) -> tuple[jax.Array, nnx.State]:
+    def total(model: Electra) -> tuple[jax.Array, jax.Array]:
+        logits = model.discriminate(tokens, key)
+        return jnp.sum(jnp.sin(logits)), logits
+
+    gradients, logits = jax.grad(total, has_aux=True)(model)
+    return logits, nnx.to_pure_dict(nnx.state(gradients))
+
+
+def test_scanned_layers_are_the_unrolled_ones() -> None:
+    key = jax.random.key(2)
+    scanned, unrolled = (
+        discriminate_and_differentiate(electra(scan_layers=scan), tokens(), key) for scan in (True, False)
+    )
+
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5), scanned, unrolled)
+
+
+def test_dropout_follows_the_key() -> None:
+    model = electra()
+    first, again, other = (outputs(model, tokens(), jax.random.key(seed)) for seed in (0, 0, 1))
+    without = outputs(model, tokens())
+
+    for tower in range(2):
+        np.testing.assert_array_equal(first[tower], again[tower])
+        assert np.abs(first[tower] - other[tower]).max() > 1e-3
+        assert np.abs(first[tower] - without[tower]).max() > 1e-3
+
+
+@pytest.mark.parametrize("changed", [tokens(padding=17), tokens(length=24)], ids=["other ids", "more of it"])
+def test_padding_reaches_no_real_position(changed: Tokens) -> None:
+    model = electra()
+    generated, discriminated = outputs(model, tokens())
+    generated_too, discriminated_too = outputs(model, changed)
+
+    np.testing.assert_allclose(generated_too, generated, rtol=0, atol=1e-6)
+    real = tokens().mask
+    np.testing.assert_allclose(discriminated_too[:, :20][real], discriminated[real], rtol=0, atol=1e-6)
+
+
+def test_the_generator_reads_the_given_positions_alone() -> None:
+    model = electra()
+    everywhere = model.generator(model.embeddings, tokens())
+
+    picked = np.take_along_axis(np.asarray(everywhere), np.asarray(POSITIONS)[..., None], axis=1)
+    np.testing.assert_allclose(outputs(model, tokens())[0], picked, rtol=1e-5, atol=1e-5)
+
+
+def test_bfloat16_gives_float32_logits_that_are_near() -> None:
+    for half, full in zip(outputs(electra(dtype="bfloat16"), tokens()), outputs(electra(), tokens()), strict=True):
+        assert half.dtype == jnp.float32
+        assert np.abs(half - full).max() > 0
+        np.testing.assert_allclose(half, full, rtol=0, atol=0.03 * np.abs(full).max())
+
+
+def test_a_row_longer_than_the_positions_raises() -> None:
+    ids = jnp.ones((1, CONFIG.max_position_embeddings + 1), jnp.int32)
+
+    with pytest.raises(ValueError, match="25 tokens in a row, and the model has 24 positions"):
+        electra().discriminate(Tokens(ids, ids > 0, ids * 0))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_parameters_are_one_set_of_embeddings_and_two_towers(dtype: str) -> None:
+    params = nnx.to_pure_dict(nnx.state(electra(dtype=dtype)))
+
+    assert params.keys() == {"embeddings", "generator", "discriminator"}
+    assert params["embeddings"].keys() == {"word", "position", "type", "norm"}
+    assert params["generator"].keys() == params["discriminator"].keys() == {"encoder", "head"}
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+
+
+def test_layers_start_different_from_each_other() -> None:
+    model = Electra(CONFIG, rngs=nnx.Rngs(0))
+    first, second = model.discriminator.encoder.layers.attention.query.kernel[...]
+
+    assert not np.array_equal(first, second)

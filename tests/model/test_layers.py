@@ -1,0 +1,148 @@
+from itertools import combinations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from scipy.stats import norm
+
+from electra_jax.config import ElectraConfig
+from electra_jax.model.encoder import Encoder
+from electra_jax.model.layers import dropout, gelu, keep_mask
+from electra_jax.train.step import step_key
+
+X = np.linspace(-10, 10, 4001)
+SIZE = 2**18
+SIGMAS = 5
+
+
+def seed_of(number: int) -> jax.Array:
+    return jax.random.bits(jax.random.key(number), (2,))
+
+
+def mask_of(*words: int, rate: float = 0.1) -> np.ndarray:
+    return np.asarray(keep_mask(jnp.array(words, jnp.uint32), (SIZE,), rate))
+
+
+def correlation_in_sigmas(a: np.ndarray, b: np.ndarray) -> float:
+    return abs(np.corrcoef(a, b)[0, 1]) * len(a) ** 0.5
+
+
+# --- gelu ---------------------------------------------------------------------------------------------------------
+
+
+def test_gelu_is_x_times_the_normal_distribution() -> None:
+    np.testing.assert_allclose(gelu(jnp.asarray(X, jnp.float32)), X * norm.cdf(X), rtol=1e-6, atol=1e-6)
+
+
+def test_the_gradient_of_gelu_is_its_derivative() -> None:
+    cotangent = np.random.default_rng(0).normal(size=X.shape)
+    _, pull = jax.vjp(gelu, jnp.asarray(X, jnp.float32))
+
+    (gradient,) = pull(jnp.asarray(cotangent, jnp.float32))
+
+    np.testing.assert_allclose(gradient, cotangent * (norm.cdf(X) + X * norm.pdf(X)), rtol=1e-5, atol=1e-6)
+
+
+def test_gelu_keeps_bfloat16_and_its_precision() -> None:
+    x = jnp.asarray(X, jnp.bfloat16)
+    exact = np.asarray(x, np.float64)
+    y, pull = jax.vjp(gelu, x)
+    (gradient,) = pull(jnp.ones_like(x))
+
+    assert y.dtype == gradient.dtype == jnp.bfloat16
+    np.testing.assert_allclose(y.astype(jnp.float32), exact * norm.cdf(exact), rtol=0.01, atol=0.01)
+    derivative = norm.cdf(exact) + exact * norm.pdf(exact)
+    np.testing.assert_allclose(gradient.astype(jnp.float32), derivative, rtol=0.02, atol=0.02)
+
+
+# --- dropout ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.01])
+def test_dropout_drops_at_its_rate(rate: float) -> None:
+    deviation = (rate * (1 - rate) / SIZE) ** 0.5
+
+    for number in range(8):
+        dropped = 1 - np.asarray(keep_mask(seed_of(number), (SIZE,), rate)).mean()
+        assert abs(dropped - rate) < SIGMAS * deviation, number
+
+
+def test_dropout_scales_what_it_keeps() -> None:
+    x = jax.random.normal(jax.random.key(0), (64, 64))
+    y = dropout(x, seed_of(0), 0.1)
+
+    kept = np.asarray(keep_mask(seed_of(0), x.shape, 0.1))
+    np.testing.assert_allclose(y, np.where(kept, np.asarray(x) / 0.9, 0), rtol=1e-6)
+
+
+def test_the_gradient_passes_the_mask_of_the_forward_pass() -> None:
+    ones = jnp.ones((64, 64))
+    cotangent = jax.random.normal(jax.random.key(1), ones.shape)
+    y, pull = jax.vjp(lambda x: dropout(x, seed_of(0), 0.3), ones)
+
+    (gradient,) = pull(cotangent)
+
+    np.testing.assert_allclose(gradient, cotangent * y, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("number", "rate"), [(None, 0.1), (0, 0.0)])
+def test_without_a_seed_or_a_rate_dropout_is_the_identity(number: int | None, rate: float) -> None:
+    x = jax.random.normal(jax.random.key(0), (32, 32))
+
+    np.testing.assert_array_equal(dropout(x, None if number is None else seed_of(number), rate), x)
+
+
+def test_dropout_keeps_bfloat16() -> None:
+    assert dropout(jnp.ones(8, jnp.bfloat16), seed_of(0), 0.1).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("lag", [1, 2, 3, 4, 8, 16, 64, 127, 128, 256, 768, 1024, 4096, 2**15, 2**16])
+def test_neighbours_are_dropped_independently(lag: int) -> None:
+    for number in range(4):
+        mask = np.asarray(keep_mask(seed_of(number), (SIZE,), 0.1))
+        assert correlation_in_sigmas(mask[:-lag], mask[lag:]) < SIGMAS, number
+
+
+@pytest.mark.parametrize("near", [(8, 5), (7, 6), (7, 4), (6, 5), (2**31 + 7, 5), (7, 2**31 + 5), (5, 7)])
+def test_seeds_that_differ_a_little_give_independent_masks(near: tuple[int, int]) -> None:
+    assert correlation_in_sigmas(mask_of(7, 5), mask_of(*near)) < SIGMAS
+
+
+def test_drawn_seeds_give_independent_masks() -> None:
+    masks = [np.asarray(keep_mask(seed_of(number), (SIZE,), 0.1)) for number in range(8)]
+
+    for one, other in combinations(masks, 2):
+        assert correlation_in_sigmas(one, other) < SIGMAS
+
+
+def test_the_masks_of_two_seeds_are_no_permutations_of_each_other() -> None:
+    index = np.arange(SIZE)
+    shuffled = mask_of(9, 1000)[index ^ (9 ^ 700)]  # what would undo the first word, were it the only one
+
+    assert correlation_in_sigmas(mask_of(700, 2000), shuffled) < SIGMAS
+
+
+# --- seeds of an encoder ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    config = ElectraConfig(hidden_size=8, embedding_size=8, intermediate_size=8, num_hidden_layers=24)
+    return Encoder(config, jnp.dtype("float32"), scan=False, rngs=nnx.Rngs(0))
+
+
+def seeds_at(encoder: Encoder, key: jax.Array) -> set[tuple[int, int]]:
+    first, layers = encoder._seeds(key)
+    return {tuple(seed) for seed in np.concatenate([first[None], layers.reshape(-1, 2)]).tolist()}
+
+
+def test_every_mask_of_an_encoder_has_a_seed_of_its_own(encoder: Encoder) -> None:
+    assert len(seeds_at(encoder, jax.random.key(0))) == 1 + 3 * 24
+
+
+def test_every_step_and_every_run_has_seeds_of_its_own(encoder: Encoder) -> None:
+    keys = [step_key(seed, jnp.int32(step)) for seed in (0, 1) for step in (0, 1, 2)]
+
+    assert len(set.union(*(seeds_at(encoder, key) for key in keys))) == len(keys) * (1 + 3 * 24)

@@ -1,0 +1,242 @@
+"""Whole runs: what they write, and that they go on where they stopped."""
+
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import micro
+import numpy as np
+import pytest
+
+from electra_jax.config import ComputeConfig, OptimizerConfig, PrepareConfig, PretrainConfig
+from electra_jax.data.prepare import prepare
+from electra_jax.errors import UserError
+from electra_jax.hub.names import flat
+from electra_jax.train.convert import export, import_pretrained
+from electra_jax.train.pretrain import pretrain
+from electra_jax.train.run import restore_params
+from electra_jax.train.step import init_params
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+TRAIN_FIELDS = {
+    "step",
+    "kind",
+    "loss",
+    "mlm_loss",
+    "discriminator_loss",
+    "precision",
+    "recall",
+    "auc",
+    "accuracy",
+    "replaced_rate",
+    "generator_accuracy",
+    "samples_correct",
+    "learning_rate",
+}
+
+KILLED_AT_16 = """
+import os, signal, sys, time
+from pathlib import Path
+from electra_jax.cli import main
+from electra_jax.report.sinks import MetricsLog
+
+class Killing(MetricsLog):
+    def write(self, kind, step, figures):
+        super().write(kind, step, figures)
+        if step == 16:
+            while not (self.file.parent / "checkpoints" / "10").is_dir():
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+import electra_jax.train.pretrain
+electra_jax.train.pretrain.MetricsLog = Killing
+main(sys.argv[1:])
+"""
+
+
+@pytest.fixture(scope="module")
+def killed(finished: PretrainConfig, compiled: Path, tmp_path_factory: pytest.TempPathFactory) -> PretrainConfig:
+    """The finished run's settings, and a run of them that was killed at step 16, with a checkpoint of step 10."""
+    out = tmp_path_factory.mktemp("killed") / "run"
+    preset = ["--config", str(finished.out / "config.toml"), "--out", str(out)]
+    with micro.quick_compilation(compiled):
+        process = micro.python("-c", KILLED_AT_16, "pretrain", *preset)
+    assert process.returncode == -9, process.stderr
+    return replace(finished, out=out)
+
+
+@pytest.fixture(scope="module")
+def unmoved(finished: PretrainConfig, compiled: Path, tmp_path_factory: pytest.TempPathFactory) -> PretrainConfig:
+    """A run of two steps at learning rate 0 from the finished run's discriminator, exported and imported."""
+    folder = tmp_path_factory.mktemp("unmoved")
+    discriminator, _ = export(finished.out, folder / "exported")
+    imported = import_pretrained(discriminator, folder / "imported")
+    config = replace(
+        finished,
+        out=folder / "run",
+        init_from=imported,
+        seed=1,
+        steps=2,
+        eval_every=1,
+        optimizer=OptimizerConfig(learning_rate=0.0),
+    )
+    with micro.quick_compilation(compiled):
+        pretrain(config)
+    return config
+
+
+def copy_of(config: PretrainConfig, folder: Path) -> PretrainConfig:
+    shutil.copytree(config.out, folder / "run")
+    return replace(config, out=folder / "run")
+
+
+def test_the_toy_text_is_learnt(finished: PretrainConfig) -> None:
+    first, last = (line for line in micro.records(finished.out) if line["kind"] == "eval")
+    assert last["auc"] > 0.7
+    assert last["auc"] > first["auc"]
+    assert last["mlm_loss"] < first["mlm_loss"] < math.log(finished.model.vocab_size)
+    assert last["discriminator_loss"] < first["discriminator_loss"] < math.log(2)
+
+
+def test_every_record_is_a_line_of_json(finished: PretrainConfig) -> None:
+    lines = micro.records(finished.out)
+    assert [(line["step"], line["kind"]) for line in lines] == [
+        (4, "train"),
+        (8, "train"),
+        (10, "eval"),
+        (12, "train"),
+        (16, "train"),
+        (20, "train"),
+        (20, "eval"),
+    ]
+    assert {frozenset(line) for line in lines if line["kind"] == "train"} == {frozenset(TRAIN_FIELDS)}
+    assert {frozenset(line) for line in lines if line["kind"] == "eval"} == {
+        frozenset(TRAIN_FIELDS - {"learning_rate"})
+    }
+    assert all(math.isfinite(value) for line in lines for value in line.values() if value not in ("train", "eval"))
+
+
+def test_the_learning_rate_of_a_record_is_that_of_its_last_update(finished: PretrainConfig) -> None:
+    rates = [line["learning_rate"] for line in micro.records(finished.out) if line["kind"] == "train"]
+    assert rates == pytest.approx([2e-3 * (1 - t / 20) * min(1, t / 5) for t in (3, 7, 11, 15, 19)])
+
+
+def test_tensorboard_holds_the_same_figures(finished: PretrainConfig) -> None:
+    found = {
+        (value.tag, event.step): value.simple_value
+        for event in micro.events(finished.out)
+        for value in event.summary.value
+    }
+    for line in micro.records(finished.out):
+        for name in line.keys() - {"step", "kind"}:
+            assert found[f"{line['kind']}/{name}", line["step"]] == pytest.approx(line[name], rel=1e-6)
+
+
+def test_a_run_keeps_what_it_was_made_from(finished: PretrainConfig) -> None:
+    assert (finished.out / "manifest.json").read_bytes() == (finished.data / "manifest.json").read_bytes()
+    assert micro.files(finished.out / "tokenizer") == micro.files(finished.data / "tokenizer")
+
+
+def test_a_killed_run_goes_on_to_the_same_bits(
+    finished: PretrainConfig, killed: PretrainConfig, tmp_path: Path
+) -> None:
+    config = copy_of(killed, tmp_path)
+    assert [line["step"] for line in micro.records(config.out)] == [4, 8, 10, 12, 16]
+
+    pretrain(config)
+
+    assert micro.records(config.out) == micro.records(finished.out)
+    assert micro.equal_bits(micro.saved_state(config.out, 20), micro.saved_state(finished.out, 20))
+
+
+def test_a_second_call_changes_nothing(finished: PretrainConfig, tmp_path: Path) -> None:
+    config = copy_of(finished, tmp_path)
+    pretrain(config)
+    before = micro.files(config.out)
+
+    figures = pretrain(config)
+
+    assert micro.files(config.out) == before
+    assert figures == micro.records(config.out)[-1]
+    assert figures["kind"] == "eval"
+
+
+def test_layers_may_be_scanned_from_a_checkpoint_on(
+    finished: PretrainConfig, killed: PretrainConfig, tmp_path: Path
+) -> None:
+    config = copy_of(killed, tmp_path)
+
+    pretrain(replace(config, compute=ComputeConfig(scan_layers=True)))
+
+    unrolled, scanned = (run.out for run in (finished, config))
+    assert micro.records(scanned)[-1]["loss"] == pytest.approx(micro.records(unrolled)[-1]["loss"], rel=1e-4)
+
+
+def test_four_devices_give_the_losses_of_one(finished: PretrainConfig, tmp_path: Path) -> None:
+    settings = ["--config", str(finished.out / "config.toml"), "--out", str(tmp_path / "run")]
+    process = micro.python("-m", "electra_jax", "pretrain", *settings, devices=4)
+    assert process.returncode == 0, process.stderr
+    assert "data=4" in process.stderr
+    for one, four in zip(micro.records(finished.out)[:3], micro.records(tmp_path / "run")[:3], strict=True):
+        for loss in ("loss", "mlm_loss", "discriminator_loss"):
+            assert four[loss] == pytest.approx(one[loss], rel=1e-5)
+
+
+def test_a_run_starts_from_the_imported_weights(finished: PretrainConfig, unmoved: PretrainConfig) -> None:
+    theirs, ours = restore_params(finished.out)[1], restore_params(unmoved.out)[1]
+    for part in ("embeddings", "discriminator"):
+        assert micro.equal_bits(flat(ours[part]), flat(theirs[part]))
+
+
+def test_a_generator_that_was_not_imported_is_drawn_by_the_seed(unmoved: PretrainConfig) -> None:
+    drawn = flat(restore_params(unmoved.out)[1]["generator"])
+    for path, same in flat(init_params(unmoved)["generator"]).items():
+        np.testing.assert_allclose(drawn[path], same, atol=1e-6)
+    another = flat(init_params(replace(unmoved, seed=0))["generator"])
+    assert not np.allclose(drawn["encoder/project/kernel"], another["encoder/project/kernel"], atol=1e-3)
+
+
+def test_evaluating_again_gives_the_same_figures(unmoved: PretrainConfig) -> None:
+    first, second = (line for line in micro.records(unmoved.out) if line["kind"] == "eval")
+    assert first | {"step": 2} == second
+
+
+def test_an_interrupted_run_can_be_resumed_without_the_folder_it_started_from(
+    unmoved: PretrainConfig, tmp_path: Path
+) -> None:
+    config = replace(copy_of(unmoved, tmp_path), init_from=tmp_path / "deleted")
+    assert pretrain(config)["step"] == 2
+
+
+def test_rows_that_cannot_be_read_are_told_before_anything_is_written(finished: PretrainConfig, tmp_path: Path) -> None:
+    shutil.copytree(finished.data, tmp_path / "rows")
+    shutil.rmtree(tmp_path / "rows" / "train")
+    with pytest.raises(UserError, match=r"rows/train: the rows can't be read"):
+        pretrain(replace(finished, data=tmp_path / "rows", out=tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"steps": 0}, "steps: 0 is not above 0"),
+        ({"checkpoints_kept": 0}, "checkpoints_kept: 0 is not above 0"),
+        ({"seed": -1}, "seed: -1"),
+        ({"seed": 2**32}, "seed: 4294967296"),
+    ],
+)
+def test_settings_that_no_run_can_have(
+    finished: PretrainConfig, tmp_path: Path, changes: dict[str, int], complaint: str
+) -> None:
+    with pytest.raises(UserError, match=complaint):
+        pretrain(replace(finished, out=tmp_path / "run", **changes))  # type: ignore[arg-type]
+    assert not (tmp_path / "run").exists()
+
+
+def test_nothing_held_out(finished: PretrainConfig, text: Path, tokenizer: Path, tmp_path: Path) -> None:
+    rows = tmp_path / "rows"
+    prepare(PrepareConfig((str(text),), str(tokenizer), rows, length=micro.LENGTH, held_out=0.0))
+    assert pretrain(replace(finished, data=rows, out=tmp_path / "run")) == {}
+    assert {line["kind"] for line in micro.records(tmp_path / "run")} == {"train"}

@@ -1,0 +1,183 @@
+"""The compiled train step: what it holds, when it compiles, what decides its numbers."""
+
+import dataclasses
+import re
+import warnings
+from math import prod
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from electra_jax.config import ModelConfig, PretrainConfig, TowerConfig
+from electra_jax.objectives.masking import SpecialTokens
+from electra_jax.presets import load_config
+from electra_jax.train.flops import step_flops
+from electra_jax.train.step import (
+    Batch,
+    State,
+    empty_batch,
+    graph_of,
+    init_params,
+    init_state,
+    make_evaluation,
+    make_step,
+    read_tokens,
+)
+
+SPECIAL = SpecialTokens(cls=2, sep=3, mask=4)
+CONFIG = PretrainConfig(
+    data=Path("data"),
+    out=Path("out"),
+    length=40,
+    batch_size=3,
+    steps=100,
+    model=ModelConfig(
+        vocab_size=1021,
+        embedding_size=16,
+        max_position_embeddings=40,
+        discriminator=TowerConfig(num_hidden_layers=1, hidden_size=24, num_attention_heads=3, intermediate_size=40),
+        generator=TowerConfig(num_hidden_layers=1, hidden_size=8, num_attention_heads=2, intermediate_size=20),
+    ),
+)
+ALL_LOGITS = CONFIG.batch_size * CONFIG.length * CONFIG.model.vocab_size
+
+
+def compiled(config: PretrainConfig) -> jax.stages.Compiled:
+    step, batch = jax.jit(make_step(config, SPECIAL), donate_argnums=0), empty_batch(config)
+    return step.lower(jax.eval_shape(lambda: init_state(config, init_params(config))), batch).compile()
+
+
+def batch_of(seed: int) -> Batch:
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(3, CONFIG.length + 1, CONFIG.batch_size).astype(np.int32)
+    ids = rng.integers(5, CONFIG.model.vocab_size, (CONFIG.batch_size, CONFIG.length)).astype(np.int32)
+    ids = np.where(np.arange(CONFIG.length) < lengths[:, None], ids, 0)
+    return {"input_ids": ids, "length": lengths, "first_length": lengths // 2}
+
+
+@pytest.fixture(scope="module")
+def step() -> jax.stages.Wrapped:
+    return jax.jit(make_step(CONFIG, SPECIAL), donate_argnums=0)
+
+
+def fresh_state() -> State:
+    return jax.jit(lambda: init_state(CONFIG, init_params(CONFIG)))()
+
+
+# --- what the program holds ---------------------------------------------------------------------------------------
+
+
+def largest_array(program: jax.stages.Compiled) -> int:
+    """Most elements of an array that the compiled program names."""
+    shapes = re.findall(r"\b(?:f32|bf16|f16|f64|pred|[su]\d+)\[([\d,]+)\]", program.as_text())
+    return max(prod(int(size) for size in shape.split(",")) for shape in shapes)
+
+
+def test_the_step_holds_no_logits_of_every_position() -> None:
+    assert largest_array(compiled(CONFIG)) < ALL_LOGITS
+
+
+def test_logits_of_every_position_would_be_seen() -> None:
+    model = nnx.eval_shape(lambda: nnx.merge(graph_of(CONFIG), init_params(CONFIG)))
+
+    def everywhere(model: nnx.Module, batch: Batch) -> jax.Array:
+        tokens = read_tokens(batch)
+        return jax.nn.logsumexp(model.generator(model.embeddings, tokens), axis=-1).sum()
+
+    program = jax.jit(jax.grad(everywhere)).lower(model, empty_batch(CONFIG)).compile()
+
+    assert largest_array(program) >= ALL_LOGITS
+
+
+def test_the_step_of_the_small_model_fits_in_memory() -> None:
+    small = load_config("small", data=Path("data"), out=Path("out"), batch_size=16)
+
+    assert compiled(small).memory_analysis().temp_size_in_bytes < 1.5e9
+
+
+def test_flops_are_near_what_the_compiler_counts() -> None:
+    model = ModelConfig(
+        vocab_size=8000,
+        embedding_size=128,
+        discriminator=TowerConfig(num_hidden_layers=2, hidden_size=256, num_attention_heads=4, intermediate_size=1024),
+        generator=TowerConfig(num_hidden_layers=2, hidden_size=128, num_attention_heads=2, intermediate_size=512),
+    )
+    config = dataclasses.replace(CONFIG, model=model, length=128, batch_size=8)
+
+    assert step_flops(config) == pytest.approx(compiled(config).cost_analysis()["flops"], rel=0.15)
+
+
+# --- compilation and donation -------------------------------------------------------------------------------------
+
+
+def test_the_step_is_compiled_once(step: jax.stages.Wrapped) -> None:
+    state = fresh_state()
+    for number in range(4):
+        state, _ = step(state, batch_of(number))
+
+    assert state["step"] == 4
+    assert step._cache_size() == 1
+
+
+def test_the_state_is_updated_in_place(step: jax.stages.Wrapped) -> None:
+    state = fresh_state()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of JAX, for a donated array without use
+        step(state, batch_of(0))
+
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+
+
+# --- what decides the numbers -------------------------------------------------------------------------------------
+
+
+def bits_after(step: jax.stages.Wrapped, steps: int = 3) -> bytes:
+    state = fresh_state()
+    for number in range(steps):
+        state, _ = step(state, batch_of(number))
+    return b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state))
+
+
+def test_a_seed_gives_the_same_bits_and_another_seed_others(step: jax.stages.Wrapped) -> None:
+    reseeded = jax.jit(make_step(dataclasses.replace(CONFIG, seed=1), SPECIAL), donate_argnums=0)
+
+    assert bits_after(step) == bits_after(step)
+    assert bits_after(step) != bits_after(reseeded)
+
+
+def test_another_seed_starts_from_other_weights() -> None:
+    zero, one = (jax.jit(init_params, static_argnums=0)(dataclasses.replace(CONFIG, seed=seed)) for seed in (0, 1))
+
+    assert np.abs(zero["embeddings"]["word"] - one["embeddings"]["word"]).max() > 0.02
+
+
+def test_every_step_draws_its_own_masks(step: jax.stages.Wrapped) -> None:
+    state, first = step(fresh_state(), batch_of(0))
+    state, second = step(state, batch_of(0))  # the same weights: the first step's rate is 0
+
+    assert first["picks"] == second["picks"]
+    assert first["mlm_sum"] != second["mlm_sum"]
+
+
+def test_an_evaluation_is_the_same_every_time() -> None:
+    evaluate, params = jax.jit(make_evaluation(CONFIG, SPECIAL)), fresh_state()["params"]
+    first, again, other = (evaluate(params, batch_of(0), jnp.int32(index)) for index in (0, 0, 1))
+
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+    assert first["mlm_sum"] != other["mlm_sum"]
+
+
+# --- what a batch means -------------------------------------------------------------------------------------------
+
+
+def test_a_stored_batch_says_what_is_real_and_which_segment_it_is() -> None:
+    batch = {"input_ids": np.array([[2, 9, 3, 8, 3, 0]]), "length": np.array([5]), "first_length": np.array([3])}
+    tokens = read_tokens(batch)
+
+    np.testing.assert_array_equal(tokens.ids, batch["input_ids"])
+    np.testing.assert_array_equal(tokens.mask, [[True, True, True, True, True, False]])
+    np.testing.assert_array_equal(tokens.types, [[0, 0, 0, 1, 1, 0]])
