@@ -17,8 +17,8 @@ from rich.text import Text
 
 from electra_jax import Discriminator, Generator, cli
 from electra_jax.config import ObjectiveConfig
-from electra_jax.data.batches import eval_batches, open_rows
 from electra_jax.data.manifest import Manifest
+from electra_jax.data.rows import COLUMNS, open_rows
 from electra_jax.data.tokenizer import load_tokenizer
 from electra_jax.model import Tokens
 from electra_jax.objectives.masking import SpecialTokens, mask, pick, scatter
@@ -91,8 +91,8 @@ def show(console: Console, export: Path, rows: Path, objective: ObjectiveConfig)
     probability = np.asarray(jax.nn.sigmoid(logits))
     names = load_tokenizer(export / "discriminator").convert_ids_to_tokens
 
-    console.print("\nHeld-out text with replaced tokens: each token with its probability (%) of having been replaced.")
-    console.print("Truly replaced ones are [bold red]red[/], followed by the ⟨original⟩.\n")
+    console.print("\nHeld-out text, and behind each token its probability (%) of having been replaced, bold above 50.")
+    console.print("Truly replaced ones are [bold red]red[/], followed by the ⟨original⟩.\n", highlight=False)
     for original, seen, chance in zip(np.asarray(tokens.ids), np.asarray(corrupted.ids), probability, strict=True):
         line = Text()
         for old, new, p in zip(names(original), names(seen), chance, strict=True):
@@ -104,10 +104,12 @@ def show(console: Console, export: Path, rows: Path, objective: ObjectiveConfig)
 
 
 def corrupt(generator: Generator, rows: Path, objective: ObjectiveConfig) -> tuple[Tokens, Tokens]:
-    """The first held-out rows, and the same with samples of the generator at the picks."""
+    """Some held-out rows, and the same with samples of the generator at the picks."""
     manifest = Manifest.read(rows)
     special = SpecialTokens(manifest.cls_id, manifest.sep_id, manifest.mask_id)
-    tokens = read_tokens(next(eval_batches(open_rows(rows, "eval"), SHOWN, SHOWN)))
+    held_out = open_rows(rows, "eval")
+    chosen = [held_out[i] for i in np.linspace(0, len(held_out) - 1, SHOWN).astype(int)]
+    tokens = read_tokens({name: np.stack([row[name] for row in chosen]) for name in COLUMNS})
     pick_key, mask_key, sample_key = jax.random.split(jax.random.key(0), 3)
     picks = pick(pick_key, tokens, special, objective)
     masked = mask(mask_key, tokens, picks, special.mask, objective.mask_token_prob)

@@ -14,9 +14,8 @@ class GeneratorTower(nnx.Module):
     """Encoder and masked-language-model head over embeddings that somebody else owns."""
 
     def __init__(self, config: ElectraConfig, compute: ComputeConfig, rngs: nnx.Rngs):
-        dtype = jnp.dtype(compute.dtype)
-        self.encoder = Encoder(config, dtype, compute.scan_layers, rngs)
-        self.head = MaskedLMHead(config, dtype, rngs)
+        self.encoder = Encoder(config, compute, rngs)
+        self.head = MaskedLMHead(config, jnp.dtype(compute.dtype), rngs)
 
     def __call__(
         self,
@@ -36,9 +35,8 @@ class DiscriminatorTower(nnx.Module):
     """Encoder and replaced-token head over embeddings that somebody else owns."""
 
     def __init__(self, config: ElectraConfig, compute: ComputeConfig, rngs: nnx.Rngs):
-        dtype = jnp.dtype(compute.dtype)
-        self.encoder = Encoder(config, dtype, compute.scan_layers, rngs)
-        self.head = ReplacedTokenHead(config, dtype, rngs)
+        self.encoder = Encoder(config, compute, rngs)
+        self.head = ReplacedTokenHead(config, jnp.dtype(compute.dtype), rngs)
 
     def __call__(self, embeddings: Embeddings, tokens: Tokens, key: PRNGKeyArray | None = None) -> Float[Array, "B L"]:
         """One logit a position."""

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt32
 
-from electra_jax.config import ElectraConfig
+from electra_jax.config import ComputeConfig, ElectraConfig
 from electra_jax.model.layers import Seed, dropout, gelu, layer_norm, linear
 
 SITES = 3  # dropout masks in a layer: attention's weights, attention's output, feed-forward's output
@@ -16,8 +16,8 @@ SITES = 3  # dropout masks in a layer: attention's weights, attention's output, 
 class SelfAttention(nnx.Module):
     """Multi-head attention, its residual and LayerNorm."""
 
-    def __init__(self, config: ElectraConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
-        self.config, self.dtype = config, dtype
+    def __init__(self, config: ElectraConfig, compute: ComputeConfig, rngs: nnx.Rngs):
+        self.config, self.cudnn, dtype = config, compute.attention == "cudnn", jnp.dtype(compute.dtype)
         square = partial(linear, config.hidden_size, config.hidden_size, config, dtype, rngs)
         self.query, self.key, self.value, self.output = square(), square(), square(), square()
         self.norm = layer_norm(config.hidden_size, config, dtype, rngs)
@@ -28,7 +28,7 @@ class SelfAttention(nnx.Module):
         """Attend from every position to those where `mask` is true."""
         heads = (*x.shape[:2], self.config.num_attention_heads, self.config.head_size)
         query, key, value = (project(x).reshape(heads) for project in (self.query, self.key, self.value))
-        attended = attend(query, key, value, mask, weights_seed, self.config.attention_probs_dropout_prob)
+        attended = attend(query, key, value, mask, weights_seed, self.config.attention_probs_dropout_prob, self.cudnn)
         output = self.output(attended.reshape(x.shape))
         return self.norm(x + dropout(output, output_seed, self.config.hidden_dropout_prob))
 
@@ -40,11 +40,12 @@ def attend(
     mask: Bool[Array, "B M"],
     seed: Seed | None,
     rate: float,
+    cudnn: bool = False,
 ) -> Float[Array, "B L N D"]:
     """Scaled dot-product attention with dropout on its weights; softmax in float32."""
-    if (seed is None or rate == 0) and query.dtype == jnp.bfloat16 and jax.default_backend() == "gpu":
-        # cudnn's kernel keeps no [B, N, L, M] in memory, but has no dropout that a key of the step could drive.
-        return jax.nn.dot_product_attention(query, key, value, mask=mask[:, None, None, :], implementation="cudnn")
+    if cudnn and (seed is None or rate == 0):  # its dropout takes no key that could follow the step's number
+        whole = jnp.broadcast_to(mask[:, None, None, :], (mask.shape[0], 1, query.shape[1], key.shape[1]))
+        return jax.nn.dot_product_attention(query, key, value, mask=whole, implementation="cudnn")
     scores = jnp.einsum("BLND,BMND->BNLM", query * query.shape[-1] ** -0.5, key, preferred_element_type=jnp.float32)
     scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(scores.dtype).min)
     weights = dropout(jax.nn.softmax(scores).astype(value.dtype), seed, rate)
@@ -68,9 +69,9 @@ class FeedForward(nnx.Module):
 class Layer(nnx.Module):
     """Attention, then feed-forward."""
 
-    def __init__(self, config: ElectraConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
-        self.attention = SelfAttention(config, dtype, rngs)
-        self.feed_forward = FeedForward(config, dtype, rngs)
+    def __init__(self, config: ElectraConfig, compute: ComputeConfig, rngs: nnx.Rngs):
+        self.attention = SelfAttention(config, compute, rngs)
+        self.feed_forward = FeedForward(config, jnp.dtype(compute.dtype), rngs)
 
     def __call__(
         self, x: Float[Array, "B L H"], mask: Bool[Array, "B L"], seeds: UInt32[Array, "3 2"] | None
@@ -83,14 +84,14 @@ class Layer(nnx.Module):
 class Encoder(nnx.Module):
     """Dropout, projection to H where E differs, and the layers, whose parameters are stacked along their first axis."""
 
-    def __init__(self, config: ElectraConfig, dtype: jnp.dtype, scan: bool, rngs: nnx.Rngs):
-        self.config, self.scan = config, scan
-        self.project = _projection(config.embedding_size, config.hidden_size, dtype, rngs)
+    def __init__(self, config: ElectraConfig, compute: ComputeConfig, rngs: nnx.Rngs):
+        self.config, self.scan = config, compute.scan_layers
+        self.project = _projection(config.embedding_size, config.hidden_size, jnp.dtype(compute.dtype), rngs)
 
         @nnx.split_rngs(splits=config.num_hidden_layers)
         @nnx.vmap
         def stack(rngs: nnx.Rngs) -> Layer:
-            return Layer(config, dtype, rngs)
+            return Layer(config, compute, rngs)
 
         self.layers = stack(rngs)
 

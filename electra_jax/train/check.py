@@ -1,5 +1,7 @@
 """Is this a run that can be made? Asked before anything is written."""
 
+import jax
+
 from electra_jax.config import PretrainConfig, TowerConfig
 from electra_jax.data.manifest import Manifest
 from electra_jax.errors import UserError
@@ -20,8 +22,10 @@ def check(config: PretrainConfig, manifest: Manifest) -> None:
     """Raise UserError for settings that no run can have, or that don't fit the data."""
     for name in POSITIVE:
         _require(getattr(config, name) > 0, f"{name}: {getattr(config, name)} is not above 0")
+    _require(0 <= config.seed < 2**32, f"seed: {config.seed} is not between 0 and 2**32 - 1")
     for name, tower in (("discriminator", config.model.discriminator), ("generator", config.model.generator)):
         _check_tower(f"model.{name}", tower)
+    _check_compute(config)
     _check_objective(config)
     _check_data(config, manifest)
 
@@ -30,6 +34,15 @@ def _check_tower(name: str, tower: TowerConfig) -> None:
     heads, width = tower.num_attention_heads, tower.hidden_size
     _require(heads > 0 and width % heads == 0, f"{name}: hidden_size {width} does not divide over {heads} heads")
     _require(tower.num_hidden_layers > 0, f"{name}: num_hidden_layers {tower.num_hidden_layers} is not above 0")
+
+
+def _check_compute(config: PretrainConfig) -> None:
+    if config.compute.attention == "cudnn":
+        backend, dtype = jax.default_backend(), config.compute.dtype
+        _require(
+            backend == "gpu" and dtype == "bfloat16",
+            f"compute.attention: cudnn takes an NVIDIA GPU and bfloat16, and here are {backend} and {dtype}; give xla",
+        )
 
 
 def _check_objective(config: PretrainConfig) -> None:

@@ -15,7 +15,7 @@ from rich.table import Table
 from electra_jax.config import PretrainConfig
 from electra_jax.data.batches import eval_batches, train_batches
 from electra_jax.data.manifest import Manifest
-from electra_jax.data.rows import open_rows
+from electra_jax.data.rows import Rows, open_rows
 from electra_jax.data.tokenizer import load_tokenizer, tokenizer_hash
 from electra_jax.errors import UserError
 from electra_jax.objectives.masking import SpecialTokens
@@ -26,7 +26,7 @@ from electra_jax.train.check import check
 from electra_jax.train.checkpoint import Checkpoints
 from electra_jax.train.flops import measure_peak, step_flops
 from electra_jax.train.optimizer import Params, schedule
-from electra_jax.train.run import CHECKPOINTS, METRICS, TOKENIZER, open_run, read_model, restore_params
+from electra_jax.train.run import CHECKPOINTS, METRICS, TOKENIZER, has_checkpoint, open_run, read_model, restore_params
 from electra_jax.train.sharding import abstract, by_row, data_mesh, put_batch, replicated
 from electra_jax.train.step import State, empty_batch, init_params, init_state, make_evaluation, make_step
 
@@ -41,10 +41,11 @@ def pretrain(config: PretrainConfig, console: Console | None = None) -> dict[str
     manifest = Manifest.read(config.data)
     check(config, manifest)
     mesh = data_mesh(config.batch_size)
-    weights = _initial_weights(config, manifest)
+    rows = open_rows(config.data, "train"), open_rows(config.data, "eval")
+    weights = {} if has_checkpoint(config.out) else _initial_weights(config, manifest)
     open_run(config, manifest)
     with jax.set_mesh(mesh), Checkpoints(config.out / CHECKPOINTS, config.checkpoints_kept) as checkpoints:
-        trainer = Trainer(config, manifest, mesh, checkpoints, console)
+        trainer = Trainer(config, manifest, rows, mesh, checkpoints, console)
         return trainer.run(weights)
 
 
@@ -70,17 +71,23 @@ class Trainer:
     """The compiled functions of a run, and everything that it writes to."""
 
     def __init__(
-        self, config: PretrainConfig, manifest: Manifest, mesh: Mesh, checkpoints: Checkpoints, console: Console
+        self,
+        config: PretrainConfig,
+        manifest: Manifest,
+        rows: tuple[Rows, Rows],
+        mesh: Mesh,
+        checkpoints: Checkpoints,
+        console: Console,
     ):
         self.config, self.mesh, self.checkpoints, self.console = config, mesh, checkpoints, console
-        self.held_out = open_rows(config.data, "eval")
+        self.rows, self.held_out = rows
         self.rate = schedule(config.optimizer, config.steps)
         self.flops, self.peak = step_flops(config), measure_peak(config.compute.dtype)
         special = SpecialTokens(manifest.cls_id, manifest.sep_id, manifest.mask_id)
-        whole, rows = replicated(mesh), by_row(mesh)
+        whole, split = replicated(mesh), by_row(mesh)
         step, evaluation = make_step(config, special), make_evaluation(config, special)
-        self.step = jax.jit(step, in_shardings=(whole, rows), out_shardings=whole, donate_argnums=0)
-        self.evaluate_batch = jax.jit(evaluation, in_shardings=(whole, rows, None), out_shardings=whole)
+        self.step = jax.jit(step, in_shardings=(whole, split), out_shardings=whole, donate_argnums=0)
+        self.evaluate_batch = jax.jit(evaluation, in_shardings=(whole, split, None), out_shardings=whole)
         self.add = jax.jit(partial(jax.tree.map, jnp.add), donate_argnums=0)
 
     def run(self, weights: Params) -> dict[str, float]:
@@ -88,11 +95,12 @@ class Trainer:
         state, window = self._start(weights)
         first = int(state["step"])
         self.console.print(self._startup_table(state["params"], first))
-        with (
-            closing(MetricsLog(self.config.out, first)) as log,
-            TrainingProgress(self.console, first, self.config.steps) as progress,
-        ):
-            self._train(state, window, log, progress)
+        if first < self.config.steps:
+            with (
+                closing(MetricsLog(self.config.out, first)) as log,
+                TrainingProgress(self.console, first, self.config.steps) as progress,
+            ):
+                self._train(state, window, log, progress)
         held_out = [record for record in read_metrics(self.config.out / METRICS) if record["kind"] == "eval"]
         return held_out[-1] if held_out else {}
 
@@ -140,7 +148,7 @@ class Trainer:
     def _steps(self, state: State) -> Iterator[tuple[int, State, Counts]]:
         """Train: after each update its number, the state (given away to the next) and the counts."""
         first = int(state["step"])
-        batches = train_batches(open_rows(self.config.data, "train"), self.config.batch_size, self.config.seed, first)
+        batches = train_batches(self.rows, self.config.batch_size, self.config.seed, first)
         with closing(batches):
             for done in range(first + 1, self.config.steps + 1):
                 state, counts = self.step(state, put_batch(next(batches), self.mesh))

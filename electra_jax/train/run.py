@@ -50,6 +50,14 @@ def is_run(folder: Path) -> bool:
     return (folder / CONFIG).is_file()
 
 
+def has_checkpoint(run: Path) -> bool:
+    """Whether a run in `run` would be resumed, rather than begun."""
+    if not is_run(run) or not (run / CHECKPOINTS).is_dir():
+        return False
+    with Checkpoints(run / CHECKPOINTS) as checkpoints:
+        return checkpoints.latest() is not None
+
+
 def read_model(run: Path) -> ModelConfig:
     """The shapes of a run's two towers. Raises UserError where `run` is no run."""
     return parse(ModelConfig, _read_table(run).get("model", {}), f"{run / CONFIG}: model")

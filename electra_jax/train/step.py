@@ -27,7 +27,7 @@ def read_tokens(batch: Batch) -> Tokens:
     position = jnp.arange(batch["input_ids"].shape[1])
     mask = position < batch["length"][:, None]
     types = mask & (position >= batch["first_length"][:, None])
-    return Tokens(batch["input_ids"].astype(jnp.int32), mask, types.astype(jnp.int32))
+    return Tokens(jnp.asarray(batch["input_ids"], jnp.int32), mask, types.astype(jnp.int32))
 
 
 def empty_batch(config: PretrainConfig) -> Batch:

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 from scipy.stats import norm
 
-from electra_jax.config import ElectraConfig
+from electra_jax.config import ComputeConfig, ElectraConfig
 from electra_jax.model.encoder import Encoder
 from electra_jax.model.layers import dropout, gelu, keep_mask
 from electra_jax.train.step import step_key
@@ -130,7 +130,7 @@ def test_the_masks_of_two_seeds_are_no_permutations_of_each_other() -> None:
 @pytest.fixture(scope="module")
 def encoder() -> Encoder:
     config = ElectraConfig(hidden_size=8, embedding_size=8, intermediate_size=8, num_hidden_layers=24)
-    return Encoder(config, jnp.dtype("float32"), scan=False, rngs=nnx.Rngs(0))
+    return Encoder(config, ComputeConfig(), rngs=nnx.Rngs(0))
 
 
 def seeds_at(encoder: Encoder, key: jax.Array) -> set[tuple[int, int]]:
