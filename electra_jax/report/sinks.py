@@ -17,7 +17,8 @@ class MetricsLog:
         self.file = run / "metrics.jsonl"
         kept = [json.dumps(line) + "\n" for line in read_metrics(self.file) if line["step"] <= first]
         write_text(self.file, "".join(kept))
-        self.board = SummaryWriter(str(run / "tensorboard"), purge_step=first + 1)
+        # Event files are named by the second: without the suffix, a quick restart would overwrite the last one.
+        self.board = SummaryWriter(str(run / "tensorboard"), purge_step=first + 1, filename_suffix=f".{first}")
 
     def write(self, kind: str, step: int, figures: Mapping[str, float]) -> None:
         """Record figures of `kind` ("train" or "eval") after `step` updates."""
