@@ -1,0 +1,88 @@
+"""Outputs appear whole or not at all."""
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from electra_jax.errors import UserError
+from electra_jax.files import new_folder, write_text
+
+
+def names(folder: Path) -> list[str]:
+    """Everything in `folder`, hidden entries too."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
+    with new_folder(tmp_path / "parents" / "out") as scratch:
+        (scratch / "a.txt").write_text("a")
+        assert not (tmp_path / "parents" / "out").exists()
+    assert names(tmp_path / "parents") == ["out"]
+    assert (tmp_path / "parents" / "out" / "a.txt").read_text() == "a"
+
+
+def test_a_folder_has_the_rights_of_any_other(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    with new_folder(tmp_path / "out"):
+        pass
+    assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == stat.S_IMODE((tmp_path / "other").stat().st_mode)
+
+
+@pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt])
+def test_an_exception_leaves_nothing(tmp_path: Path, kind: type[BaseException]) -> None:
+    with pytest.raises(kind), new_folder(tmp_path / "out") as scratch:  # noqa: PT012
+        (scratch / "a.txt").write_text("a")
+        raise kind
+    assert names(tmp_path) == []
+
+
+def test_an_empty_folder_may_be_there(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with new_folder(tmp_path / "out") as scratch:
+        (scratch / "a.txt").write_text("a")
+    assert names(tmp_path / "out") == ["a.txt"]
+
+
+def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "kept.txt").write_text("kept")
+    with pytest.raises(UserError, match=r"out: already exists and is not empty"), new_folder(tmp_path / "out"):
+        pass
+    assert names(tmp_path) == ["out"]
+    assert names(tmp_path / "out") == ["kept.txt"]
+
+
+def test_a_file_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("kept")
+    with pytest.raises(UserError, match=r"out: is a file"), new_folder(tmp_path / "out"):
+        pass
+    assert names(tmp_path) == ["out"]
+    assert (tmp_path / "out").read_text() == "kept"
+
+
+def test_a_file_where_a_parent_belongs(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("kept")
+    with (
+        pytest.raises(UserError, match=r"file/out: can't be made there: .*file: File exists"),
+        new_folder(tmp_path / "file" / "out"),
+    ):
+        pass
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_a_text_is_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("a longer text that was there before")
+    write_text(path, "新")
+    assert path.read_text(encoding="utf-8") == "新"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_text_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(path, "begun \ud800")
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["a.txt"]
