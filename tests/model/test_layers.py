@@ -124,7 +124,7 @@ def test_the_masks_of_two_seeds_are_no_permutations_of_each_other() -> None:
     assert correlation_in_sigmas(mask_of(700, 2000), shuffled) < SIGMAS
 
 
-# --- seeds of an encoder ------------------------------------------------------------------------------------------
+# --- layers of an encoder ------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -146,3 +146,9 @@ def test_every_step_and_every_run_has_seeds_of_its_own(encoder: Encoder) -> None
     keys = [step_key(seed, jnp.int32(step)) for seed in (0, 1) for step in (0, 1, 2)]
 
     assert len(set.union(*(seeds_at(encoder, key) for key in keys))) == len(keys) * (1 + 3 * 24)
+
+
+def test_every_layer_starts_from_weights_of_its_own(encoder: Encoder) -> None:
+    kernels = np.asarray(encoder.layers.attention.query.kernel[...])
+
+    assert len(np.unique(kernels, axis=0)) == 24

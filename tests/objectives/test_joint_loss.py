@@ -1,6 +1,7 @@
 """The objective as a whole: what is learned from what, and how it starts."""
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -33,9 +34,12 @@ KEY = jax.random.key(5)
 
 @pytest.fixture(scope="module")
 def model() -> Electra:
-    return Electra(MODEL, rngs=nnx.Rngs(0))
+    rng = np.random.default_rng(0)
+    shapes = nnx.eval_shape(lambda: Electra(MODEL, rngs=nnx.Rngs(0)))
+    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(scale=0.1, size=leaf.shape), jnp.float32), shapes)
 
 
+@partial(jax.jit, static_argnums=(1, 3))
 def joint(model: Electra, config: ObjectiveConfig, key: jax.Array = KEY, dropout: bool = False) -> tuple:
     return electra(model, TOKENS, key, SPECIAL, config, dropout=dropout)
 
@@ -43,7 +47,7 @@ def joint(model: Electra, config: ObjectiveConfig, key: jax.Array = KEY, dropout
 @jax.jit
 def gradient(model: Electra, generator_weight: float, discriminator_weight: float) -> nnx.State:
     config = ObjectiveConfig(generator_weight=generator_weight, discriminator_weight=discriminator_weight)
-    return nnx.state(jax.grad(lambda model: joint(model, config)[0])(model))
+    return nnx.state(jax.grad(lambda model: electra(model, TOKENS, KEY, SPECIAL, config, dropout=False)[0])(model))
 
 
 def norms(model: Electra, generator_weight: float, discriminator_weight: float) -> dict[str, float]:
@@ -59,7 +63,7 @@ def test_loss_and_counts_are_those_of_the_pieces(model: Electra) -> None:
     pick_key, mask_key, sample_key, *_ = jax.random.split(KEY, 5)
     picks = pick(pick_key, TOKENS, SPECIAL, config)
     masked = mask(mask_key, TOKENS, picks, SPECIAL.mask, config.mask_token_prob)
-    logits = model.generate(masked, picks.positions)
+    logits = jax.jit(Electra.generate)(model, masked, picks.positions)
     sampled, targets = np.asarray(sample(sample_key, logits, config.temperature)), np.asarray(gather(TOKENS.ids, picks))
     used = np.asarray(picks.used)
 
@@ -68,7 +72,8 @@ def test_loss_and_counts_are_those_of_the_pieces(model: Electra) -> None:
         position = picks.positions[row, slot]
         corrupted[row, position] = sampled[row, slot]
         replaced[row, position] = sampled[row, slot] != targets[row, slot]
-    verdicts = np.asarray(model.discriminate(TOKENS._replace(ids=jnp.asarray(corrupted))), np.float64)
+    verdicts = jax.jit(Electra.discriminate)(model, TOKENS._replace(ids=jnp.asarray(corrupted)))
+    verdicts = np.asarray(verdicts, np.float64)
 
     nll = -np.take_along_axis(log_softmax(np.asarray(logits, np.float64), axis=-1), targets[..., None], -1)[..., 0]
     sigmoid_nll = -np.where(replaced, log_expit(verdicts), log_expit(-verdicts))

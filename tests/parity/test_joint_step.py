@@ -41,10 +41,14 @@ class Joint(NamedTuple):
 @pytest.fixture(scope="module")
 def model() -> Electra:
     """No parameter is zero or one, nor equal to another."""
-    model = Electra(CONFIG, rngs=nnx.Rngs(0))
-    keys = iter(jax.random.split(jax.random.key(1), 100))
-    nnx.update(model, jax.tree.map(lambda p: p + 0.05 * jax.random.normal(next(keys), p.shape), nnx.state(model)))
-    return model
+    rng = np.random.default_rng(1)
+    shapes = nnx.eval_shape(lambda: Electra(CONFIG, rngs=nnx.Rngs(0)))
+
+    def drawn(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        mean = 1.0 if "scale" in jax.tree_util.keystr(path) else 0.0
+        return jnp.asarray(rng.normal(mean, 0.05, leaf.shape), leaf.dtype)
+
+    return jax.tree.map_with_path(drawn, shapes)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +102,7 @@ def theirs(model: Electra, tokens: Tokens) -> Joint:
     pick_key, mask_key, sample_key, *_ = jax.random.split(KEY, 5)
     picks = pick(pick_key, tokens, SPECIAL, OBJECTIVE)
     masked = mask(mask_key, tokens, picks, SPECIAL.mask, OBJECTIVE.mask_token_prob)
-    sampled = sample(sample_key, model.generate(masked, picks.positions))
+    sampled = sample(sample_key, jax.jit(Electra.generate)(model, masked, picks.positions))
     corrupted = scatter(tokens.ids, picks, sampled)
     targets, used = as_torch(gather(tokens.ids, picks)), as_torch(picks.used)
     real, replaced = as_torch(tokens.mask), as_torch(corrupted != tokens.ids)
