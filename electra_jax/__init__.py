@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from electra_jax.config import (
         ComputeConfig,
         ElectraConfig,
+        FinetuneConfig,
         ModelConfig,
         ObjectiveConfig,
         OptimizerConfig,
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
     from electra_jax.data.prepare import prepare
     from electra_jax.data.vocab import train_vocabulary
     from electra_jax.errors import UserError
+    from electra_jax.finetune.detect import detect
+    from electra_jax.finetune.evaluate import evaluate
+    from electra_jax.finetune.finetune import finetune
+    from electra_jax.finetune.model import Classifier, FineTuned
+    from electra_jax.finetune.predict import predict
     from electra_jax.hub.pretrained import Discriminator, Generator
     from electra_jax.model import Electra
     from electra_jax.presets import load_config
@@ -37,6 +43,7 @@ _HOMES = {
     "electra_jax.config": (
         "ComputeConfig",
         "ElectraConfig",
+        "FinetuneConfig",
         "ModelConfig",
         "ObjectiveConfig",
         "OptimizerConfig",
@@ -48,6 +55,11 @@ _HOMES = {
     "electra_jax.data.prepare": ("prepare",),
     "electra_jax.data.vocab": ("train_vocabulary",),
     "electra_jax.errors": ("UserError",),
+    "electra_jax.finetune.detect": ("detect",),
+    "electra_jax.finetune.evaluate": ("evaluate",),
+    "electra_jax.finetune.finetune": ("finetune",),
+    "electra_jax.finetune.model": ("Classifier", "FineTuned"),
+    "electra_jax.finetune.predict": ("predict",),
     "electra_jax.hub.pretrained": ("Discriminator", "Generator"),
     "electra_jax.model": ("Electra",),
     "electra_jax.presets": ("load_config",),
@@ -56,10 +68,13 @@ _HOMES = {
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
+    "Classifier",
     "ComputeConfig",
     "Discriminator",
     "Electra",
     "ElectraConfig",
+    "FineTuned",
+    "FinetuneConfig",
     "Generator",
     "ModelConfig",
     "ObjectiveConfig",
@@ -69,9 +84,13 @@ __all__ = [
     "TowerConfig",
     "UserError",
     "VocabConfig",
+    "detect",
+    "evaluate",
     "export",
+    "finetune",
     "import_pretrained",
     "load_config",
+    "predict",
     "prepare",
     "pretrain",
     "train_vocabulary",

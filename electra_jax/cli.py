@@ -5,11 +5,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
 
-from electra_jax.config import PrepareConfig, PretrainConfig, VocabConfig
+from electra_jax.config import ComputeConfig, FinetuneConfig, PrepareConfig, PretrainConfig, VocabConfig
 from electra_jax.errors import UserError
 
 INTERRUPTED = 130  # what a shell gives for SIGINT
@@ -37,6 +38,47 @@ class ImportArguments:
     """Folder of the imported weights."""
     generator: str | None = None
     """Folder or hub name of its ElectraForMaskedLM; without it, a run starts with a fresh generator."""
+
+
+@dataclass(frozen=True)
+class PredictArguments:
+    """Rows with what a fine-tuned model says of them."""
+
+    model: str
+    """Folder of a fine-tuned model, or its name on the hub."""
+    source: Annotated[str, tyro.conf.arg(name="in")]
+    """CSV, TSV, JSON, JSONL or Parquet file, folder saved by `datasets`, or a hub dataset's name."""
+    out: Path
+    """CSV, TSV, JSONL or Parquet file, by its suffix."""
+    empty: Literal["error", "skip"] = "error"
+    """What to do about rows whose text is empty: stop, or leave them out and say which."""
+    compute: ComputeConfig = ComputeConfig()
+
+
+@dataclass(frozen=True)
+class EvaluateArguments:
+    """Scores of a fine-tuned model."""
+
+    model: str
+    """Folder of a fine-tuned model, or its name on the hub."""
+    data: str
+    """Labelled examples, as training reads them."""
+    out: Path | None = None
+    """Folder of metrics.json and pictures; MODEL/evaluation/NAME-OF-DATA, unless set."""
+    empty: Literal["error", "skip"] = "error"
+    """What to do about rows whose text or label is empty: stop, or leave them out and say which."""
+    compute: ComputeConfig = ComputeConfig()
+
+
+@dataclass(frozen=True)
+class DetectArguments:
+    """A text's tokens, coloured by how likely each was replaced."""
+
+    text: tyro.conf.Positional[tuple[str, ...]]
+    model: str
+    """Folder of a discriminator, or its name on the hub."""
+    html: Path | None = None
+    """File to write the same to, as a page."""
 
 
 def vocab(arguments: Sequence[str], console: Console) -> None:
@@ -94,12 +136,73 @@ def import_(arguments: Sequence[str], console: Console) -> None:
     console.print(f"{run}: start from it with electra-jax pretrain --init-from {run}", soft_wrap=True)
 
 
+def finetune(arguments: Sequence[str], console: Console) -> None:
+    """Fine-tune a pretrained model on labelled examples."""
+    config = tyro.cli(FinetuneConfig, args=arguments, prog="electra-jax finetune")
+
+    from electra_jax.finetune.finetune import finetune
+
+    try:
+        finetune(config, console)
+    except KeyboardInterrupt:
+        console.print(f"{config.out}: interrupted; run the same command again to go on from the last evaluation")
+        raise
+
+
+def predict(arguments: Sequence[str], console: Console) -> None:
+    """Write what a fine-tuned model says of each row of a file."""
+    given = tyro.cli(PredictArguments, args=arguments, prog="electra-jax predict")
+
+    from electra_jax.finetune.predict import predict
+
+    result = predict(given.model, given.source, given.out, given.empty, given.compute)
+    _print_skipped(console, result.skipped)
+    console.print(f"{given.out}: {result.rows:,} rows", soft_wrap=True)
+
+
+def evaluate(arguments: Sequence[str], console: Console) -> None:
+    """Score a fine-tuned model on labelled examples."""
+    given = tyro.cli(EvaluateArguments, args=arguments, prog="electra-jax evaluate")
+
+    from electra_jax.finetune.evaluate import evaluate
+    from electra_jax.report.progress import table
+
+    found = evaluate(given.model, given.data, given.out, given.empty, given.compute)
+    _print_skipped(console, found.skipped)
+    scores = {name: f"{value:.4f}" for name, value in found.scores.items()}
+    console.print(table(f"{given.data}: {found.examples:,} examples", scores))
+    console.print(f"{found.folder}: {', '.join(sorted(path.name for path in found.folder.iterdir()))}", soft_wrap=True)
+
+
+def detect(arguments: Sequence[str], console: Console) -> None:
+    """Colour each token of a text by its probability of having been replaced."""
+    given = tyro.cli(DetectArguments, args=arguments, prog="electra-jax detect")
+
+    from electra_jax.finetune.detect import coloured, detect, write_html
+
+    found = detect(given.model, given.text)
+    for one in found:
+        Console().print(coloured(one), soft_wrap=True)
+    if given.html is not None:
+        write_html(found, given.model, given.html)
+        console.print(str(given.html), soft_wrap=True)
+
+
+def _print_skipped(console: Console, skipped: Sequence[str]) -> None:
+    for line in skipped:
+        console.print(f"left out: {line}", soft_wrap=True, highlight=False)
+
+
 COMMANDS: dict[str, Callable[[Sequence[str], Console], None]] = {
     "vocab": vocab,
     "prepare": prepare,
     "pretrain": pretrain,
     "export": export,
     "import": import_,
+    "finetune": finetune,
+    "predict": predict,
+    "evaluate": evaluate,
+    "detect": detect,
 }
 
 

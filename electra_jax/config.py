@@ -223,3 +223,72 @@ class PrepareConfig:
     """How often a row has one segment by choice."""
     short_row_prob: float = 0.05
     """How often a row's target is a random length in [5, L]."""
+
+
+TaskName = Literal["classification", "regression", "tagging", "question-answering", "multiple-choice"]
+GlueName = Literal["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"]
+AnyTask = Literal[TaskName, GlueName]
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """Fine-tuning on a task ([G] finetune/, configure_finetuning.py). What is None is the task's own."""
+
+    model: str
+    """Folder of an ELECTRA model as transformers saves it, of a pretraining run, or a model's name on the hub."""
+    out: Path
+    """Folder of the fine-tuned model."""
+    train: str | None = None
+    """CSV, TSV, JSON, JSONL or Parquet file (or .gz of it), folder saved by `datasets`, or a hub dataset's name; a
+    GLUE task has its own."""
+    task: AnyTask = "classification"
+    """A kind of task, or a GLUE task by name, which presets columns, metric and epochs."""
+    eval: str | None = None
+    """Examples to evaluate on, as `train`. Without it, `eval_fraction` of the training examples."""
+    eval_fraction: float = 0.1
+    """Share of the training examples kept for evaluation, repetitions of a text all on one side. 0: none."""
+    stratify: bool = False
+    """Keep each label's share the same on both sides of that split."""
+    subset: str | None = None
+    """Configuration of a hub dataset."""
+    text: tuple[str, ...] | None = None
+    """The column, or the two columns, that the model reads. tagging: the words; question-answering: the question
+    and the context; multiple-choice: the context, and perhaps how each choice begins."""
+    label: tuple[str, ...] | None = None
+    """The column of the labels. With `multi_label`, either one with a list (in CSV divided by commas), or one of 0 and
+    1 for each label."""
+    choices: tuple[str, ...] | None = None
+    """multiple-choice: the columns of the choices, or one with a list of them."""
+    multi_label: bool = False
+    """classification: any number of labels an example."""
+    empty: Literal["error", "skip"] = "error"
+    """What to do about rows whose text or label is empty: stop, or leave them out and say which."""
+    length: int | None = None
+    """Most tokens that the model reads at once."""
+    stride: int = 128
+    """question-answering: tokens that neighbouring windows of a long context share."""
+    epochs: float | None = None
+    batch_size: int = 32
+    """Examples in a step, over all devices."""
+    learning_rate: float = 1e-4
+    """Of the head; 3e-4 for small models, 5e-5 for large ones ([P] table 7)."""
+    layer_decay: float = 0.8
+    """Factor of the learning rate from each layer to the one below it; 0.9 for large models."""
+    warmup_fraction: float = 0.1
+    optimizer: Literal["adam", "adamw"] = "adam"
+    """adam: the reference's, without bias correction. adamw: with it."""
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    seed: int = 0
+    """Of the split and, counted up from here, of each seed's head, order and dropout."""
+    seeds: int = 1
+    """How often to fine-tune; the best is kept, and the median of the scores told."""
+    eval_every: int | None = None
+    """Steps between evaluations; an epoch's, unless set."""
+    patience: int | None = None
+    """Evaluations in a row without a better score after which a seed stops."""
+    metric: str | None = None
+    """The score that says which checkpoint is best."""
+    log_every: int = 50
+    """Steps between lines of metrics."""
+    compute: ComputeConfig = ComputeConfig()

@@ -27,11 +27,19 @@ def load_config(preset: str | Path, **fields: Any) -> PretrainConfig:
 def read_fields(preset: str | Path) -> dict[str, Any]:
     """The fields that a preset sets, its tables as dataclasses."""
     path = find(preset)
+    return parse_fields(PretrainConfig, _table(path), str(path))
+
+
+def read_toml(cls: type[T], path: Path) -> T:
+    """An instance of dataclass `cls` from a TOML file; raises UserError where it doesn't hold one."""
+    return parse(cls, _table(path), str(path))
+
+
+def _table(path: Path) -> dict[str, Any]:
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a TOML file: {error}") from None
-    return parse_fields(PretrainConfig, table, str(path))
 
 
 def find(preset: str | Path) -> Path:
@@ -76,13 +84,15 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         raise UserError(f"{where}: {value!r} is none of {', '.join(map(repr, typing.get_args(hint)))}")
     if origin in (types.UnionType, typing.Union):
         return _value(next(arg for arg in typing.get_args(hint) if arg is not types.NoneType), value, where)
+    if origin is tuple and isinstance(value, list):
+        return tuple(_value(typing.get_args(hint)[0], one, where) for one in value)
     if hint is Path and isinstance(value, str):
         return Path(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
-    expected = "a table" if dataclasses.is_dataclass(hint) else f"a {getattr(hint, '__name__', hint)}"
+    expected = "a table" if dataclasses.is_dataclass(hint) else f"a {getattr(origin or hint, '__name__', hint)}"
     raise UserError(f"{where}: expected {expected}, and {value!r} is a {type(value).__name__}")
 
 

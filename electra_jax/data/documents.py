@@ -10,6 +10,7 @@ from datasets.exceptions import DatasetGenerationError
 
 from electra_jax.config import PrepareConfig
 from electra_jax.data.lines import read_lines
+from electra_jax.data.records import format_of
 from electra_jax.errors import UserError
 
 FEATURES = Features({"text": Value("large_string")})
@@ -34,7 +35,7 @@ def load_documents(config: PrepareConfig, scratch: Path) -> Dataset:
     caller deletes. Raises UserError where a source can't be found or read, or has no text.
     """
     for source in config.sources:
-        _check_source(source)
+        check_source(source)
     try:
         return Dataset.from_generator(
             _documents,
@@ -76,40 +77,36 @@ def _documents(config: PrepareConfig, scratch: Path) -> Iterator[dict[str, str]]
 
 def _texts(source: str, config: PrepareConfig, scratch: Path) -> Iterator[str | None]:
     path = Path(source)
-    if path.is_file() and _kind(path) not in TABLES:
+    if path.is_file() and format_of(path) not in TABLES:
         return split_documents(read_lines(path), config.documents)
     if path.is_file():
         dataset = _load_table(path, scratch)
     elif path.is_dir():
-        dataset = _load_saved(path, config.split)
+        dataset = load_saved(path, config.split)
     else:
-        dataset = _load_hub(source, config)
+        dataset = load_hub(source, config.subset, config.split)
     return _column(dataset, config.field, source)
 
 
-def _check_source(source: str) -> None:
+def check_source(source: str) -> None:
+    """Raise UserError for what is neither a file or folder nor could be the name of a hub dataset."""
     path = Path(source)
     if path.exists():
         return
-    if _kind(path) in (*TABLES, ".txt") or not HUB_DATASET.fullmatch(source):
+    if format_of(path) in (*TABLES, ".txt") or not HUB_DATASET.fullmatch(source):
         raise UserError(f"{source}: no such file or folder")
 
 
-def _kind(path: Path) -> str:
-    """The suffix that tells how to read a file, that of compression apart: ".jsonl" for x.jsonl.gz."""
-    suffixes = [suffix for suffix in path.name.lower().split(".")[1:] if suffix != "gz"]
-    return f".{suffixes[-1]}" if suffixes else ""
-
-
 def _load_table(path: Path, scratch: Path) -> Dataset:
-    reader, options = TABLES[_kind(path)]
+    reader, options = TABLES[format_of(path)]
     try:
         return load_dataset(reader, data_files=str(path), split="train", cache_dir=str(scratch), **options)
     except Exception as error:  # pandas, pyarrow and datasets each have their own
         raise UserError(f"{path}: can't be read as {reader}: {_reason(error)}") from error
 
 
-def _load_saved(path: Path, split: str) -> Dataset:
+def load_saved(path: Path, split: str) -> Dataset:
+    """What `datasets` saved in a folder, `split` of it where it has several; raises UserError where there is none."""
     try:
         dataset = load_from_disk(str(path))
     except Exception as error:
@@ -125,10 +122,10 @@ def _pick_split(splits: DatasetDict, split: str, path: Path) -> Dataset:
     return splits[split]
 
 
-def _load_hub(name: str, config: PrepareConfig) -> Dataset:
+def load_hub(name: str, subset: str | None, split: str) -> Dataset:
     """A set from the hub, kept where `datasets` keeps what it fetches, so that it is fetched once."""
     try:
-        return load_dataset(name, config.subset, split=config.split)
+        return load_dataset(name, subset, split=split)
     except Exception as error:  # of datasets, huggingface_hub, fsspec and the network
         raise UserError(
             f"{name}: no such file, and no dataset of that name could be fetched from the hub: {_reason(error)}"

@@ -63,29 +63,31 @@ def model_card(
     is not given is left out.
     """
     sections = [
-        _front_matter(kind, license, language),
-        f"# {name}\n\n{WHAT[kind]}\n\n{_sizes(config)}",
+        front_matter("fill-mask" if kind == "generator" else None, license, language),
+        f"# {name}\n\n{WHAT[kind]}\n\n{sizes(config)}",
         _usage(name, kind),
         _data(manifest) if manifest else "",
-        f"## Recipe\n\nPretrained in JAX by these settings:\n\n```toml\n{recipe.strip()}\n```" if recipe else "",
+        f"## Recipe\n\nPretrained in JAX by these settings:\n\n{code('toml', recipe)}" if recipe else "",
         f"## Curve\n\nOn held-out rows:\n\n{_curve(curve)}" if curve else "",
-        f"## Final metrics\n\n{_metrics(metrics)}" if metrics else "",
+        f"## Final metrics\n\n{metrics_table(metrics)}" if metrics else "",
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _front_matter(kind: Kind, license: str | None, language: str | Sequence[str] | None) -> str:
+def front_matter(pipeline: str | None, license: str | None = None, language: str | Sequence[str] | None = None) -> str:
+    """What the hub reads of a card, as YAML between lines of dashes."""
     data = ModelCardData(
         library_name="transformers",
         tags=["electra", "jax", "replaced-token-detection"],
-        pipeline_tag="fill-mask" if kind == "generator" else None,
+        pipeline_tag=pipeline,
         license=license,
         language=language if language is None or isinstance(language, str) else list(language),
     )
     return f"---\n{data.to_yaml().strip()}\n---"
 
 
-def _sizes(config: ElectraConfig) -> str:
+def sizes(config: ElectraConfig) -> str:
+    """The model's shape as a sentence."""
     return (
         f"{config.num_hidden_layers} layers, hidden width {config.hidden_size}, {config.num_attention_heads} heads, "
         f"feed-forward width {config.intermediate_size}, embedding width {config.embedding_size}, "
@@ -94,7 +96,7 @@ def _sizes(config: ElectraConfig) -> str:
 
 
 def _usage(name: str, kind: Kind) -> str:
-    usage = f"## Usage\n\n```python\n{USAGE[kind].format(name=name)}\n```"
+    usage = f"## Usage\n\n{code('python', USAGE[kind].format(name=name))}"
     return f"{usage}\n\n{FINE_TUNING}" if kind == "discriminator" else usage
 
 
@@ -130,7 +132,13 @@ def _evenly(curve: Sequence[Mapping[str, float]]) -> list[Mapping[str, float]]:
     return [curve[round(i * last / max(1, count - 1))] for i in range(count)]
 
 
-def _metrics(metrics: Mapping[str, float]) -> str:
+def code(language: str, text: str) -> str:
+    """A block of code."""
+    return f"```{language}\n{text.strip()}\n```"
+
+
+def metrics_table(metrics: Mapping[str, float]) -> str:
+    """A row a metric."""
     return _table(("metric", "value"), ((name, _number(name, value)) for name, value in metrics.items()))
 
 

@@ -3,17 +3,28 @@
 import json
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import transformers
 
 from electra_jax.config import ElectraConfig, ModelConfig, TowerConfig
 from electra_jax.errors import UserError
-from electra_jax.hub.names import Kind
+from electra_jax.hub.names import AnyKind
+from electra_jax.model import HeadKind
 
 FILE_NAME = "config.json"
 
-ARCHITECTURES: dict[Kind, str] = {"discriminator": "ElectraForPreTraining", "generator": "ElectraForMaskedLM"}
+ARCHITECTURES: dict[AnyKind, str] = {
+    "discriminator": "ElectraForPreTraining",
+    "generator": "ElectraForMaskedLM",
+    "sequence": "ElectraForSequenceClassification",
+    "token": "ElectraForTokenClassification",
+    "span": "ElectraForQuestionAnswering",
+    "choice": "ElectraForMultipleChoice",
+}
+
+HEAD_OUTPUTS: dict[HeadKind, int] = {"span": 2, "choice": 1}
+"""Of heads whose number of outputs is not that of their labels."""
 
 FIXED = {"hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
 """What transformers lets one choose and ELECTRA doesn't; absent means the value here."""
@@ -50,15 +61,57 @@ SIZE = Range(int, 1)
 """Of all other fields."""
 
 
-def to_hf(config: ElectraConfig, kind: Kind) -> transformers.ElectraConfig:
+@dataclass(frozen=True)
+class TaskHead:
+    """The head of a fine-tuned model, as config.json describes it."""
+
+    kind: HeadKind
+    labels: tuple[str, ...] = ()
+    """Of its outputs in their order, where these are labels; one for a regression."""
+    problem: str | None = None
+    """sequence: transformers' problem_type."""
+
+    @property
+    def outputs(self) -> int:
+        """Logits of a sequence, or of a token."""
+        return HEAD_OUTPUTS.get(self.kind, len(self.labels))
+
+
+def to_hf(config: ElectraConfig, kind: AnyKind, head: TaskHead | None = None) -> transformers.ElectraConfig:
     """The configuration as transformers has it, with the class that the weights are for."""
-    values = {field.name: getattr(config, field.name) for field in fields(ElectraConfig)}
+    values: dict[str, Any] = {field.name: getattr(config, field.name) for field in fields(ElectraConfig)}
+    if head is not None and head.labels:
+        values["id2label"] = dict(enumerate(head.labels))
+        values["label2id"] = {label: index for index, label in enumerate(head.labels)}
+    if head is not None and head.problem is not None:
+        values["problem_type"] = head.problem
     return transformers.ElectraConfig(**values, architectures=[ARCHITECTURES[kind]])
 
 
-def write_config(config: ElectraConfig, kind: Kind, folder: Path) -> None:
+def write_config(config: ElectraConfig, kind: AnyKind, folder: Path, head: TaskHead | None = None) -> None:
     """Write config.json into `folder`."""
-    (folder / FILE_NAME).write_text(to_hf(config, kind).to_json_string(), encoding="utf-8")
+    (folder / FILE_NAME).write_text(to_hf(config, kind, head).to_json_string(), encoding="utf-8")
+
+
+def read_head(folder: Path) -> TaskHead:
+    """The head of a fine-tuned model; raises UserError where the folder holds another kind of model."""
+    file = folder / FILE_NAME
+    content = _read(file)
+    _check_architecture(content, file)
+    named = (content.get("architectures") or ["none"])[0]
+    kinds = {name: kind for kind, name in ARCHITECTURES.items() if kind in get_args(HeadKind)}
+    if named not in kinds:
+        raise UserError(f"{file}: holds {named}, which is no fine-tuned model; those are {', '.join(kinds)}")
+    kind: HeadKind = kinds[named]  # type: ignore[assignment]
+    labels = content.get("id2label") or {str(index): f"LABEL_{index}" for index in range(2)}
+    try:
+        ordered = tuple(str(labels[str(index)]) for index in range(len(labels)))
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{file}: id2label doesn't number the labels from 0; correct it") from error
+    problem = content.get("problem_type")
+    if kind == "sequence" and problem is None:  # as transformers takes it
+        problem = "regression" if len(ordered) == 1 else "single_label_classification"
+    return TaskHead(kind, () if kind in HEAD_OUTPUTS else ordered, problem)
 
 
 def from_hf(folder: Path) -> ElectraConfig:

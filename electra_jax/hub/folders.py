@@ -6,10 +6,10 @@ from typing import Any
 
 from electra_jax.config import ElectraConfig
 from electra_jax.errors import UserError
-from electra_jax.hub.configs import from_hf, write_config
-from electra_jax.hub.names import Kind
+from electra_jax.hub.configs import TaskHead, from_hf, read_head, write_config
+from electra_jax.hub.names import AnyKind, Kind
 from electra_jax.hub.source import TOKENIZER_FILES
-from electra_jax.hub.weights import kind_of, read_state, to_params, to_state, write_state
+from electra_jax.hub.weights import kind_of, read_state, to_body, to_params, to_state, write_state
 
 
 def read_model(folder: Path, kind: Kind) -> tuple[ElectraConfig, dict[str, Any]]:
@@ -25,20 +25,39 @@ def read_model(folder: Path, kind: Kind) -> tuple[ElectraConfig, dict[str, Any]]
     return config, to_params(state, config, kind, file)
 
 
+def read_body(folder: Path) -> tuple[ElectraConfig, dict[str, Any]]:
+    """The configuration and the parameters below the head of any ELECTRA model in `folder`.
+
+    Raises UserError where it is none, and where weights and configuration don't match.
+    """
+    config = from_hf(folder)
+    file, state = read_state(folder)
+    return config, to_body(state, config, file)
+
+
+def read_task_model(folder: Path) -> tuple[ElectraConfig, TaskHead, dict[str, Any]]:
+    """Configuration, head and parameters of the fine-tuned model in `folder`; raises UserError where it is none."""
+    config, head = from_hf(folder), read_head(folder)
+    file, state = read_state(folder)
+    return config, head, to_params(state, config, head.kind, file, head.outputs)
+
+
 def write_model(
     folder: Path,
-    kind: Kind,
+    kind: AnyKind,
     config: ElectraConfig,
     params: dict[str, Any],
     tokenizer_folder: Path | None = None,
     card: str | None = None,
+    head: TaskHead | None = None,
 ) -> None:
     """Write the model into the existing `folder`, with the tokenizer's files and README.md where they are given.
 
-    Raises UserError where the parameters are not those of `config`, or `tokenizer_folder` holds no tokenizer.
+    `head` is that of a fine-tuned model. Raises UserError where the parameters are not those of `config`, or
+    `tokenizer_folder` holds no tokenizer.
     """
-    write_config(config, kind, folder)
-    write_state(to_state(params, config, kind), folder)
+    write_config(config, kind, folder, head)
+    write_state(to_state(params, config, kind, head.outputs if head else 1), folder)
     if tokenizer_folder is not None:
         _copy_tokenizer(tokenizer_folder, folder)
     if card is not None:

@@ -6,16 +6,29 @@ layer has keys of its own and a kernel is [out, in].
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from electra_jax.config import ComputeConfig, ElectraConfig
-from electra_jax.model import DiscriminatorTower, Embeddings, GeneratorTower
+from electra_jax.model import DiscriminatorTower, Embeddings, GeneratorTower, HeadKind, TaskModel
 
 Kind = Literal["discriminator", "generator"]
+AnyKind = Kind | HeadKind | Literal["body"]
+"""A model's head, or "body" for a model without one."""
+
+NOUNS: dict[AnyKind, str] = {
+    "discriminator": "discriminator",
+    "generator": "generator",
+    "body": "encoder",
+    "sequence": "classifier of sequences",
+    "token": "classifier of tokens",
+    "span": "question-answering model",
+    "choice": "multiple-choice model",
+}
+"""How an error names it."""
 
 TOWERS: dict[Kind, type[DiscriminatorTower] | type[GeneratorTower]] = {
     "discriminator": DiscriminatorTower,
@@ -58,7 +71,8 @@ BODY: tuple[Name, ...] = (
     *_norm("encoder/layers/feed_forward/norm", f"{LAYER}.output.LayerNorm"),
 )
 
-HEADS: dict[Kind, tuple[Name, ...]] = {
+HEADS: dict[AnyKind, tuple[Name, ...]] = {
+    "body": (),
     "discriminator": (
         *_dense("head/dense", "discriminator_predictions.dense"),
         *_dense("head/prediction", "discriminator_predictions.dense_prediction"),
@@ -68,6 +82,10 @@ HEADS: dict[Kind, tuple[Name, ...]] = {
         *_norm("head/norm", "generator_predictions.LayerNorm"),
         Name("head/bias", "generator_lm_head.bias"),
     ),
+    "sequence": (*_dense("head/dense", "classifier.dense"), *_dense("head/prediction", "classifier.out_proj")),
+    "token": _dense("head/prediction", "classifier"),
+    "span": _dense("head/prediction", "qa_outputs"),
+    "choice": (*_dense("head/dense", "sequence_summary.summary"), *_dense("head/prediction", "classifier")),
 }
 
 PROJECT = "encoder/project/"
@@ -86,23 +104,29 @@ class Tensor(NamedTuple):
     """In the file."""
 
 
-def tensors(config: ElectraConfig, kind: Kind) -> list[Tensor]:
+def tensors(config: ElectraConfig, kind: AnyKind, outputs: int = 1) -> list[Tensor]:
     """Every tensor of the model's Hugging Face file, in the order of the table.
 
-    Raises AssertionError where the table and the model's parameters don't match one to one.
+    `outputs` are those of a task's head. Raises AssertionError where the table and the model's parameters don't match
+    one to one.
     """
-    shapes = parameter_shapes(config, kind)
+    shapes = parameter_shapes(config, kind, outputs)
     projects = config.embedding_size != config.hidden_size
     names = [name for name in (*BODY, *HEADS[kind]) if projects or not name.path.startswith(PROJECT)]
     assert sorted(name.path for name in names) == sorted(shapes), "the table of names and the model have drifted apart"
     return [tensor for name in names for tensor in _expand(name, shapes[name.path])]
 
 
-def parameter_shapes(config: ElectraConfig, kind: Kind) -> dict[str, tuple[int, ...]]:
+def parameter_shapes(config: ElectraConfig, kind: AnyKind, outputs: int = 1) -> dict[str, tuple[int, ...]]:
     """Path to shape of every parameter of the model."""
 
     def initial() -> dict[str, Any]:
         rngs, compute = nnx.Rngs(0), ComputeConfig()
+        if kind not in TOWERS:
+            head = cast(HeadKind, "span" if kind == "body" else kind)
+            model = TaskModel(config, head, outputs, compute, rngs=rngs)
+            params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+            return {part: params[part] for part in params if part != "head" or kind != "body"}
         embeddings = Embeddings(config, jnp.dtype(compute.dtype), rngs)
         tower = nnx.to_pure_dict(nnx.state(TOWERS[kind](config, compute, rngs), nnx.Param))
         return {"embeddings": nnx.to_pure_dict(nnx.state(embeddings, nnx.Param)), **tower}

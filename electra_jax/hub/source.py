@@ -8,6 +8,8 @@ from electra_jax.data.tokenizer import HUB_NAME
 from electra_jax.errors import UserError
 from electra_jax.hub import configs, weights
 
+TASK_FILE = "task.json"
+"""Of a fine-tuned model: how its task reads rows."""
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -28,7 +30,7 @@ def local_folder(name_or_folder: str | Path) -> Path:
     name = str(name_or_folder)
     if not HUB_NAME.fullmatch(name):
         raise UserError(f"{name}: no such folder; give a model's folder, or its name on the hub (owner/name)")
-    folder = _fetch(name, [configs.FILE_NAME, weights.SAFETENSORS, *TOKENIZER_FILES])
+    folder = _fetch(name, [configs.FILE_NAME, weights.SAFETENSORS, TASK_FILE, *TOKENIZER_FILES])
     if not (folder / weights.SAFETENSORS).exists():
         folder = _fetch(name, [weights.PICKLE])
     return folder

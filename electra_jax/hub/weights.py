@@ -12,12 +12,27 @@ from safetensors import SafetensorError
 
 from electra_jax.config import ElectraConfig
 from electra_jax.errors import UserError
-from electra_jax.hub.names import BODY, HEADS, PROJECT, Kind, Tensor, flat, nested, parameter_shapes, tensors
+from electra_jax.hub.names import (
+    BODY,
+    HEADS,
+    NOUNS,
+    PROJECT,
+    AnyKind,
+    Kind,
+    Tensor,
+    flat,
+    nested,
+    parameter_shapes,
+    tensors,
+)
 
 State = dict[str, np.ndarray]
 """Hugging Face key to tensor."""
 
 SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
+
+BASE = "electra."
+"""What transformers puts before the keys below a head."""
 
 TIED_OUTPUT, WORD_TABLE = "generator_lm_head.weight", "electra.embeddings.word_embeddings.weight"
 POSITION_IDS = "electra.embeddings.position_ids"
@@ -26,18 +41,20 @@ POSITION_IDS = "electra.embeddings.position_ids"
 # --- parameters and tensors ---------------------------------------------------------------------------------------
 
 
-def to_state(params: dict[str, Any], config: ElectraConfig, kind: Kind) -> State:
+def to_state(params: dict[str, Any], config: ElectraConfig, kind: AnyKind, outputs: int = 1) -> State:
     """The tensors (float32) of a Hugging Face file, from the parameters of one model.
 
     The generator's output matrix is left out: it is the word table, and transformers ties it.
-    Raises UserError where the parameters are not those of `config`.
+    Raises UserError where the parameters are not those of `config` (and of `outputs`, with a task's head).
     """
-    check_params(params, config, kind)
+    check_params(params, config, kind, outputs)
     leaves = {path: np.asarray(leaf, np.float32) for path, leaf in flat(params).items()}
-    return {tensor.key: _to_tensor(leaves[tensor.path], tensor) for tensor in tensors(config, kind)}
+    return {tensor.key: _to_tensor(leaves[tensor.path], tensor) for tensor in tensors(config, kind, outputs)}
 
 
-def to_params(state: Mapping[str, np.ndarray], config: ElectraConfig, kind: Kind, where: Path | str) -> dict[str, Any]:
+def to_params(
+    state: Mapping[str, np.ndarray], config: ElectraConfig, kind: AnyKind, where: Path | str, outputs: int = 1
+) -> dict[str, Any]:
     """The parameters (float32) of one model, from the tensors of a Hugging Face file.
 
     float16 and bfloat16 become float32. Raises UserError, which names the file `where` and the key, for a tensor that
@@ -45,16 +62,27 @@ def to_params(state: Mapping[str, np.ndarray], config: ElectraConfig, kind: Kind
     parameters: the buffer of position ids, a copy of the word table as the generator's output matrix, and a projection
     of embeddings that are as wide as the encoder.
     """
-    table = tensors(config, kind)
+    table = tensors(config, kind, outputs)
     state = _without_extras(state, config, where)
     _check({key: np.shape(value) for key, value in state.items()}, {t.key: t.shape for t in table}, kind, where)
     return nested((path, _to_leaf(state, list(group), where)) for path, group in groupby(table, lambda t: t.path))
 
 
-def check_params(params: dict[str, Any], config: ElectraConfig, kind: Kind) -> None:
+def to_body(state: Mapping[str, np.ndarray], config: ElectraConfig, where: Path | str) -> dict[str, Any]:
+    """The parameters (float32) below the head, `{"embeddings": ..., "encoder": ...}`, of a file of any head or none.
+
+    Raises UserError as `to_params` does.
+    """
+    if not any(key.startswith(BASE) for key in state):  # as ElectraModel saves itself
+        state = {BASE + key: value for key, value in state.items()}
+    body = {key: value for key, value in state.items() if key.startswith(BASE)}
+    return to_params(body, config, "body", where)
+
+
+def check_params(params: dict[str, Any], config: ElectraConfig, kind: AnyKind, outputs: int = 1) -> None:
     """Raise UserError where `params` has not exactly the paths and shapes of the model that `config` describes."""
     found = {path: np.shape(leaf) for path, leaf in flat(params).items()}
-    _check(found, parameter_shapes(config, kind), kind, "the parameters")
+    _check(found, parameter_shapes(config, kind, outputs), kind, "the parameters")
 
 
 def kind_of(state: Mapping[str, Any], where: Path | str) -> Kind:
@@ -95,16 +123,17 @@ def _without_extras(state: Mapping[str, np.ndarray], config: ElectraConfig, wher
 
 
 def _check(
-    found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]], kind: Kind, where: Path | str
+    found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]], kind: AnyKind, where: Path | str
 ) -> None:
     """Raise UserError for the first of `wanted` that is missing or of another shape, and for what is beside them."""
     for name, shape in wanted.items():
         if name not in found:
-            raise UserError(f"{where}: {name}, of shape {shape}, is missing for the {kind} that the settings describe")
+            described = f"the {NOUNS[kind]} that the settings describe"
+            raise UserError(f"{where}: {name}, of shape {shape}, is missing for {described}")
         if found[name] != shape:
             raise UserError(f"{where}: {name} has shape {found[name]}, and the settings make it {shape}")
     for name in found.keys() - wanted.keys():
-        message = f"{where}: {name}, of shape {found[name]}, is in no {kind} of these settings"
+        message = f"{where}: {name}, of shape {found[name]}, is in no {NOUNS[kind]} of these settings"
         raise UserError(f"{message}; are they (config.json) of another model?")
 
 

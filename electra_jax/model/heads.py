@@ -1,11 +1,11 @@
-"""The two heads of pretraining ([G] run_pretraining.py, [HF] modeling_electra)."""
+"""The two heads of pretraining and the four of fine-tuning ([G] run_pretraining.py, [HF] modeling_electra)."""
 
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from electra_jax.config import ElectraConfig
-from electra_jax.model.layers import gelu, layer_norm, linear
+from electra_jax.model.layers import Seed, dropout, gelu, layer_norm, linear
 
 
 class MaskedLMHead(nnx.Module):
@@ -35,3 +35,59 @@ class ReplacedTokenHead(nnx.Module):
     def __call__(self, hidden: Float[Array, "B L H"]) -> Float[Array, "B L"]:
         """Float32 logits; above 0 says replaced."""
         return self.prediction(gelu(self.dense(hidden)))[..., 0].astype(jnp.float32)
+
+
+SUMMARY_DROPOUT = 0.1  # `summary_last_dropout`, [HF] configuration_electra
+
+
+class SequenceHead(nnx.Module):
+    """The hidden state of [CLS] to logits of the whole sequence: [HF] ElectraClassificationHead."""
+
+    def __init__(self, config: ElectraConfig, outputs: int, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.rate = config.hidden_dropout_prob
+        self.dense = linear(config.hidden_size, config.hidden_size, config, dtype, rngs)
+        self.prediction = linear(config.hidden_size, outputs, config, dtype, rngs)
+
+    def __call__(self, hidden: Float[Array, "B L H"], seeds: tuple[Seed, Seed] | None) -> Float[Array, "B outputs"]:
+        """Float32 logits; without seeds there is no dropout."""
+        first, second = seeds or (None, None)
+        x = gelu(self.dense(dropout(hidden[:, 0], first, self.rate)))
+        return self.prediction(dropout(x, second, self.rate)).astype(jnp.float32)
+
+
+class TokenHead(nnx.Module):
+    """Each hidden state to logits of its token: [HF] ElectraForTokenClassification."""
+
+    def __init__(self, config: ElectraConfig, outputs: int, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.rate = config.hidden_dropout_prob
+        self.prediction = linear(config.hidden_size, outputs, config, dtype, rngs)
+
+    def __call__(self, hidden: Float[Array, "B L H"], seeds: tuple[Seed, Seed] | None) -> Float[Array, "B L outputs"]:
+        """Float32 logits; without seeds there is no dropout."""
+        first, _ = seeds or (None, None)
+        return self.prediction(dropout(hidden, first, self.rate)).astype(jnp.float32)
+
+
+class SpanHead(nnx.Module):
+    """Each hidden state to the logits that an answer starts and ends there: [HF] ElectraForQuestionAnswering."""
+
+    def __init__(self, config: ElectraConfig, outputs: int, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.prediction = linear(config.hidden_size, outputs, config, dtype, rngs)
+
+    def __call__(self, hidden: Float[Array, "B L H"], seeds: tuple[Seed, Seed] | None) -> Float[Array, "B L 2"]:
+        """Float32 logits."""
+        return self.prediction(hidden).astype(jnp.float32)
+
+
+class ChoiceHead(nnx.Module):
+    """The hidden state of [CLS] to one logit of the sequence, a choice: [HF] ElectraForMultipleChoice."""
+
+    def __init__(self, config: ElectraConfig, outputs: int, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.dense = linear(config.hidden_size, config.hidden_size, config, dtype, rngs)
+        self.prediction = linear(config.hidden_size, outputs, config, dtype, rngs)
+
+    def __call__(self, hidden: Float[Array, "B L H"], seeds: tuple[Seed, Seed] | None) -> Float[Array, "B 1"]:
+        """Float32 logits; without seeds there is no dropout."""
+        _, second = seeds or (None, None)
+        x = gelu(self.dense(hidden[:, 0]))
+        return self.prediction(dropout(x, second, SUMMARY_DROPOUT)).astype(jnp.float32)

@@ -14,8 +14,10 @@ SHOWN = {
     "precision": ("prec", "{:.3f}"),
     "recall": ("rec", "{:.3f}"),
     "auc": ("auc", "{:.3f}"),
+    "score": ("score", "{:.4f}"),
     "learning_rate": ("lr", "{:.2e}"),
     "tokens_per_second": ("tok/s", "{:,.0f}"),
+    "examples_per_second": ("examples/s", "{:,.0f}"),
     "peak_share": ("of peak", "{:.0%}"),
 }
 

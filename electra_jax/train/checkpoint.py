@@ -6,16 +6,27 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 
 from electra_jax.errors import UserError
 from electra_jax.train.optimizer import Params
 
 
 class Checkpoints:
-    """The checkpoints of a run: `state` (params, optimizer, step) and `meta` (JSON) by step."""
+    """The checkpoints of a run: `state` (params, optimizer, step) and `meta` (JSON) by step.
 
-    def __init__(self, folder: Path, kept: int | None = None):
-        options = ocp.CheckpointManagerOptions(max_to_keep=kept, enable_async_checkpointing=True)
+    The newest `kept` stay (all, unless set), and with `keep_best` the one of the highest score, the earliest of equals.
+    """
+
+    def __init__(self, folder: Path, kept: int | None = None, keep_best: bool = False):
+        policies: list[policy.PreservationPolicy] = [policy.LatestN(n=kept)]
+        if keep_best:
+            policies.append(policy.BestN(get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False))
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policy.AnyPreservationPolicy(policies),
+            best_fn=_rank if keep_best else None,  # used as a sort's key
+            enable_async_checkpointing=True,
+        )
         self.folder = folder
         handlers = {"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
         self.manager = ocp.CheckpointManager(folder.resolve(), options=options, item_handlers=handlers)
@@ -30,11 +41,12 @@ class Checkpoints:
         """The newest step, or None."""
         return self.manager.latest_step()
 
-    def save(self, step: int, state: Any) -> None:
+    def save(self, step: int, state: Any, score: float | None = None) -> None:
         """Start to save; returns once the arrays are copied, so the step may be donated them."""
         if step not in self.manager.all_steps():
             items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave({"step": step}))
-            self.manager.save(step, args=items)
+            metrics = None if score is None else {"score": score, "step": step}
+            self.manager.save(step, args=items, metrics=metrics)
 
     def restore(self, step: int, abstract_state: Any) -> Any:
         """The state of `step`, in the shapes, dtypes and places of `abstract_state`."""
@@ -54,3 +66,8 @@ class Checkpoints:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             path = self.folder.resolve() / str(step) / "state"
             return checkpointer.restore(path, args=ocp.args.PyTreeRestore(**items))["params"]
+
+
+def _rank(metrics: dict[str, float]) -> tuple[float, float]:
+    """Higher is better; of equal scores the earlier."""
+    return metrics["score"], -metrics["step"]

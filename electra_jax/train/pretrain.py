@@ -1,6 +1,5 @@
 """A pretraining run, from prepared rows to checkpoints."""
 
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
@@ -24,6 +23,7 @@ from electra_jax.report.progress import TrainingProgress, table
 from electra_jax.report.sinks import MetricsLog, read_metrics
 from electra_jax.train.check import check
 from electra_jax.train.checkpoint import Checkpoints
+from electra_jax.train.clock import Clock
 from electra_jax.train.flops import measure_peak, step_flops
 from electra_jax.train.optimizer import Params, schedule
 from electra_jax.train.run import CHECKPOINTS, METRICS, TOKENIZER, has_checkpoint, open_run, read_model, restore_params
@@ -106,7 +106,7 @@ class Trainer:
 
     def _train(self, state: State, window: Counts, log: MetricsLog, progress: TrainingProgress) -> None:
         """The loop: a step, and what is due after it."""
-        clock = _Clock()
+        clock = Clock()
         for done, trained, counts in self._steps(state):
             window = self.add(window, counts)
             progress.advance(done)
@@ -160,7 +160,7 @@ class Trainer:
         parts = [self.evaluate_batch(params, put_batch(batch, self.mesh), i) for i, batch in enumerate(batches)]
         return self._summary(jax.tree.map(lambda *counts: np.sum(counts, axis=0), *jax.device_get(parts)))
 
-    def _train_record(self, window: Counts, done: int, clock: "_Clock") -> dict[str, float]:
+    def _train_record(self, window: Counts, done: int, clock: Clock) -> dict[str, float]:
         """Figures over the steps since the last record; those of speed leave the first step, which compiles, out."""
         counts = jax.device_get(window)
         seconds = clock.lap()
@@ -191,29 +191,3 @@ class Trainer:
             "steps": f"{first:,} of {self.config.steps:,} done" if first else f"{self.config.steps:,}",
         }
         return table(str(self.config.out), rows)
-
-
-class _Clock:
-    """Seconds a step since the last lap, by the devices' clock: a lap ends where figures were fetched from them."""
-
-    def __init__(self) -> None:
-        self.seconds_a_step, self._steps, self._since = 0.0, -1, 0.0
-
-    def tick(self, counts: Counts) -> None:
-        """A step was started. The first is waited for and not counted: it holds the compilation."""
-        self._steps += 1
-        if self._steps == 0:
-            jax.block_until_ready(counts)
-            self.restart()
-
-    def restart(self) -> None:
-        """Count from now on."""
-        self._steps, self._since = 0, time.perf_counter()
-
-    def lap(self) -> float:
-        """Seconds a step, 0 where no step was counted; starts the next lap."""
-        if self._steps > 0:
-            self.seconds_a_step = (time.perf_counter() - self._since) / self._steps
-        result = self.seconds_a_step if self._steps > 0 else 0.0
-        self.restart()
-        return result

@@ -11,6 +11,7 @@ tensorboard/    the same as event files
 import dataclasses
 import shutil
 import tomllib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -99,18 +100,18 @@ def _check_same(config: PretrainConfig, manifest: Manifest) -> None:
             f"{run}: holds imported weights, no run; name another folder, and start it with --init-from {run}"
         )
     before = parse(PretrainConfig, table, str(run / CONFIG))
-    for path, old, new in _differences(before, config):
+    for path, old, new in differences(before, config, FREE):
         raise UserError(f"{run}: this run has {path} = {old!r}, not {new!r}; name another folder, or give {old!r}")
     if Manifest.read(run) != manifest:
         raise UserError(f"{run}: this run trained on other rows than {config.data} holds; name another folder")
 
 
-def _differences(before: Any, now: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
-    """The fields that differ between two settings, as (dotted name, old, new), but for FREE."""
+def differences(before: Any, now: Any, free: Collection[str], prefix: str = "") -> list[tuple[str, Any, Any]]:
+    """The fields that differ between two settings, as (dotted name, old, new), but for those that are `free` to."""
     found = []
     for field in dataclasses.fields(before):
         path, old, new = prefix + field.name, getattr(before, field.name), getattr(now, field.name)
-        if path in FREE or old == new:
+        if path in free or old == new:
             continue
-        found += _differences(old, new, path + ".") if dataclasses.is_dataclass(old) else [(path, old, new)]
+        found += differences(old, new, free, path + ".") if dataclasses.is_dataclass(old) else [(path, old, new)]
     return found

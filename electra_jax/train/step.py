@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Int, PRNGKeyArray
+from jaxtyping import Array, Int, PRNGKeyArray, UInt32
 
 from electra_jax.config import PretrainConfig
 from electra_jax.model import Electra, Tokens
@@ -36,7 +36,7 @@ def empty_batch(config: PretrainConfig) -> Batch:
     return {"input_ids": jnp.zeros((config.batch_size, config.length), jnp.int32), "length": rows, "first_length": rows}
 
 
-def step_key(seed: int, step: Int[Array, ""]) -> PRNGKeyArray:
+def step_key(seed: int | UInt32[Array, ""], step: Int[Array, ""]) -> PRNGKeyArray:
     """The key of a step follows from its number, so a resumed run is the same run."""
     return jax.random.fold_in(jax.random.key(seed), step)
 

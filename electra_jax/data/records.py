@@ -1,0 +1,176 @@
+"""Rows of a table, one at a time, whatever it is stored in."""
+
+import csv
+import gzip
+import io
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from electra_jax.data.lines import BYTE_ORDER_MARK
+from electra_jax.errors import UserError
+
+ROWS_AT_ONCE = 1024
+FORMATS = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
+
+
+class Record(NamedTuple):
+    """One row, and where it stands."""
+
+    source: str
+    number: int
+    """Counted from 1; a header is not counted."""
+    values: dict[str, Any]
+
+    @property
+    def where(self) -> str:
+        """How an error names the row."""
+        return f"{self.source}: row {self.number}"
+
+    def get(self, column: str) -> Any:
+        """The value of a column, checked to be text where it is a string. Raises UserError where there is no column."""
+        if column not in self.values:
+            raise UserError(f"{self.where}: has no column {column!r}; there are: {', '.join(map(str, self.values))}")
+        value = self.values[column]
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str):
+                self._check_text(text, column)
+        return value
+
+    def _check_text(self, text: str, column: str) -> None:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            byte = ord(text[error.start]) & 0xFF  # surrogateescape keeps a broken byte in the low half
+            place = f"{self.where}, column {column!r}"
+            raise UserError(f"{place}: byte 0x{byte:02X} is not UTF-8; convert the file to UTF-8") from None
+
+
+def format_of(path: Path) -> str:
+    """The suffix that tells how to read a file, that of compression apart: ".jsonl" for x.jsonl.gz."""
+    suffixes = [suffix for suffix in path.name.lower().split(".")[1:] if suffix != "gz"]
+    return f".{suffixes[-1]}" if suffixes else ""
+
+
+def read_file(path: Path) -> Iterator[Record]:
+    """The rows of a CSV, TSV, JSON, JSONL or Parquet file, plain or .gz; few in memory at a time (but for JSON).
+
+    CSV and TSV have a header, and may have a byte order mark and line ends within quotes. JSON is a list of objects,
+    or an object whose "data" is one. Raises UserError, which names file and row, for what can't be read.
+    """
+    kind = format_of(path)
+    if kind not in FORMATS:
+        raise UserError(f"{path}: files of this kind can't be read; give {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
+    if kind == ".parquet":
+        return _read_parquet(path)
+    if kind in (".csv", ".tsv"):
+        return _read_csv(path, "\t" if kind == ".tsv" else ",")
+    return _read_jsonl(path) if kind == ".jsonl" else _read_json(path)
+
+
+def require_rows(records: Iterable[Record], source: str) -> Iterator[Record]:
+    """The same records; raises UserError where there is none."""
+    empty = True
+    for record in records:
+        empty = False
+        yield record
+    if empty:
+        raise UserError(f"{source}: holds no rows; give a file with at least one")
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[io.TextIOBase]:
+    """The file as text. Bytes that are not UTF-8 are kept, so that the row and column they are in can be told."""
+    how: dict[str, Any] = {"encoding": "utf-8-sig", "errors": "surrogateescape", "newline": ""}
+    try:
+        with gzip.open(path, "rt", **how) if path.suffix.lower() == ".gz" else path.open(**how) as file:
+            yield file
+    except (OSError, EOFError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: can't be read: {reason}") from error
+
+
+def _read_csv(path: Path, delimiter: str) -> Iterator[Record]:
+    csv.field_size_limit(sys.maxsize)  # or a text of over 131,072 characters is an error
+    with _open(path) as file:
+        reader = csv.reader(file, delimiter=delimiter, strict=True)
+        header: list[str] | None = None
+        number = 0
+        try:
+            for fields in reader:
+                if not fields:  # an empty line
+                    continue
+                if header is None:
+                    header = _header(fields, path)
+                    continue
+                number += 1
+                if len(fields) != len(header):
+                    counts = f"{len(fields)} fields, and the header has {len(header)}"
+                    raise UserError(f"{path}: row {number} (line {reader.line_num}) has {counts}; correct the row")
+                yield Record(str(path), number, dict(zip(header, fields, strict=True)))
+        except csv.Error as error:
+            raise UserError(f"{path}: row {number + 1} (line {reader.line_num}): {error}; correct the row") from None
+
+
+def _header(fields: list[str], path: Path) -> list[str]:
+    repeated = [name for name in fields if fields.count(name) > 1]
+    if repeated:
+        raise UserError(f"{path}: the header has column {repeated[0]!r} twice; rename one of them")
+    return fields
+
+
+def _read_jsonl(path: Path) -> Iterator[Record]:
+    with _open(path) as file:
+        number = 0
+        for line in file:
+            if line.isspace():
+                continue
+            number += 1
+            yield _object(_parse(line, f"{path}: row {number}"), path, number)
+
+
+def _read_json(path: Path) -> Iterator[Record]:
+    content = read_json(path)
+    rows = content.get("data") if isinstance(content, dict) else content
+    if not isinstance(rows, list):
+        raise UserError(f'{path}: is neither a list of rows nor an object whose "data" is one; give JSONL, or mend it')
+    for number, row in enumerate(rows, start=1):
+        yield _object(row, path, number)
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; raises UserError where it is none."""
+    with _open(path) as file:
+        return _parse(file.read().removeprefix(BYTE_ORDER_MARK), str(path))
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: is no JSON ({error}); correct it") from None
+
+
+def _object(row: Any, path: Path, number: int) -> Record:
+    if not isinstance(row, dict):
+        raise UserError(f"{path}: row {number} is no JSON object; give one object of columns a row")
+    return Record(str(path), number, row)
+
+
+def _read_parquet(path: Path) -> Iterator[Record]:
+    try:
+        with pq.ParquetFile(path) as file:
+            number = 0
+            for batch in file.iter_batches(ROWS_AT_ONCE):
+                for values in batch.to_pylist():
+                    number += 1
+                    yield Record(str(path), number, values)
+    except (pa.ArrowException, OSError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"{path}: can't be read as Parquet: {reason}") from error

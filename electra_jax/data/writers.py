@@ -1,0 +1,104 @@
+"""Rows to a file, one after the other, which appears when all are written."""
+
+import csv
+import gzip
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from electra_jax.data.records import format_of
+from electra_jax.errors import UserError
+
+Write = Callable[[list[dict[str, Any]]], None]
+"""Appends some rows."""
+FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
+
+
+@contextmanager
+def row_writer(path: Path) -> Iterator[Write]:
+    """A function that appends rows, of the same columns each, to a CSV, TSV, JSONL or Parquet file (or .gz of text).
+
+    The file is written beside `path`, and renamed when the block ends without an exception; else nothing is left.
+    Raises UserError where the kind is another, or the file can't be made.
+    """
+    kind = format_of(path)
+    if kind not in FORMATS:
+        raise UserError(f"{path}: files of this kind can't be written; name one of {', '.join(FORMATS)}")
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        raise UserError(f"{path}: can't be made there: {error.strerror}") from error
+    os.close(handle)
+    scratch = Path(name)
+    try:
+        with ExitStack() as stack:
+            yield _WRITERS[kind](stack, scratch, path.suffix.lower() == ".gz")
+        umask = os.umask(0)
+        os.umask(umask)
+        scratch.chmod(0o666 & ~umask)  # mkstemp makes it private
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _open_text(stack: ExitStack, path: Path, compressed: bool) -> Any:
+    if compressed:
+        return stack.enter_context(gzip.open(path, "wt", encoding="utf-8", newline=""))
+    return stack.enter_context(path.open("w", encoding="utf-8", newline=""))
+
+
+def _csv_writer(stack: ExitStack, path: Path, compressed: bool, delimiter: str = ",") -> Write:
+    writer = csv.writer(_open_text(stack, path, compressed), delimiter=delimiter, lineterminator="\n")
+    header: list[str] = []
+
+    def write(rows: list[dict[str, Any]]) -> None:
+        for row in rows:
+            if not header:
+                header.extend(row)
+                writer.writerow(header)
+            writer.writerow([_cell(row[column]) for column in header])
+
+    return write
+
+
+def _tsv_writer(stack: ExitStack, path: Path, compressed: bool) -> Write:
+    return _csv_writer(stack, path, compressed, "\t")
+
+
+def _jsonl_writer(stack: ExitStack, path: Path, compressed: bool) -> Write:
+    file = _open_text(stack, path, compressed)
+
+    def write(rows: list[dict[str, Any]]) -> None:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+    return write
+
+
+def _parquet_writer(stack: ExitStack, path: Path, compressed: bool) -> Write:
+    opened: list[pq.ParquetWriter] = []
+
+    def write(rows: list[dict[str, Any]]) -> None:
+        if not rows:
+            return
+        if not opened:
+            opened.append(stack.enter_context(pq.ParquetWriter(path, pa.Table.from_pylist(rows).schema)))
+        opened[0].write_table(pa.Table.from_pylist(rows, schema=opened[0].schema))
+
+    return write
+
+
+def _cell(value: Any) -> Any:
+    """What CSV has no form for: a list as its parts between commas, an object as JSON."""
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value
+
+
+_WRITERS = {".csv": _csv_writer, ".tsv": _tsv_writer, ".jsonl": _jsonl_writer, ".parquet": _parquet_writer}

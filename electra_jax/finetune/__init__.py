@@ -1,0 +1,1 @@
+"""Tasks on top of a pretrained model: training, prediction, evaluation."""

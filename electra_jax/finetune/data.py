@@ -1,0 +1,148 @@
+"""From the files that a person names to the features that a model is trained and evaluated on."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import ClassLabel, Dataset
+from datasets import List as ListOf
+from sklearn.model_selection import train_test_split
+
+from electra_jax.config import FinetuneConfig
+from electra_jax.data.documents import check_source, load_hub, load_saved
+from electra_jax.data.records import Record, format_of, read_file, require_rows
+from electra_jax.errors import UserError
+from electra_jax.finetune.examples import Example, Feature
+from electra_jax.finetune.question_answering import read_squad
+from electra_jax.finetune.task import Task, read_examples
+from electra_jax.finetune.tasks import GLUE_DATASET, glue_of
+
+
+@dataclass(frozen=True)
+class Split:
+    """Examples, and what the model reads of each."""
+
+    examples: list[Example]
+    features: list[list[Feature]]
+
+    @property
+    def flat(self) -> list[Feature]:
+        """The features of all examples, one after the other."""
+        return [feature for features in self.features for feature in features]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each of them."""
+        return np.array([feature.length for feature in self.flat], np.int64)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hexadecimal) over every token and target."""
+        digest = hashlib.sha256()
+        for feature in self.flat:
+            for array in (*feature.ids, np.asarray(feature.target)):
+                digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class FinetuneData:
+    """What a run trains and evaluates on, and the task with its labels."""
+
+    task: Task
+    train: Split
+    eval: Split
+    skipped: tuple[str, ...]
+    """The rows that were left out, each as a line."""
+
+
+def load_data(config: FinetuneConfig, task: Task) -> FinetuneData:
+    """Read, split and tokenize. Raises UserError, which names file, row and column, for what can't be read."""
+    source, train_split, eval_source, eval_split = _sources(config)
+    skipped: list[str] = []
+    train = list(_examples(config, task, source, train_split, skipped))
+    if not train:
+        raise UserError(f"{source}: all of its {len(skipped)} rows have empty fields")
+    held_out: list[Example] = []
+    if eval_source is not None:
+        held_out = list(_examples(config, task, eval_source, eval_split, skipped))
+    elif config.eval_fraction > 0:
+        train, held_out = _divide(train, config)
+    task = task.fitted(train, source)
+    return FinetuneData(task, _tokenized(task, train), _tokenized(task, held_out), tuple(skipped))
+
+
+def read_records(source: str, split: str = "train", subset: str | None = None) -> Iterator[Record]:
+    """The rows of a file, of a folder saved by `datasets`, or of a dataset on the hub; raises UserError for none."""
+    check_source(source)
+    path = Path(source)
+    if path.is_file():
+        squad = read_squad(path) if format_of(path) == ".json" else None
+        return require_rows(squad or read_file(path), source)
+    dataset = load_saved(path, split) if path.is_dir() else load_hub(source, subset, split)
+    return require_rows(_rows(dataset, source), source)
+
+
+def _sources(config: FinetuneConfig) -> tuple[str, str, str | None, str]:
+    """Where the training examples are and their split, and the same of those to evaluate on."""
+    glue = glue_of(config)
+    source = config.train or (GLUE_DATASET if glue else None)
+    if source is None:
+        raise UserError(
+            f"train: none is given; name a file of examples, since task {config.task!r} has none of its own"
+        )
+    if not 0 <= config.eval_fraction < 1:
+        raise UserError(f"eval_fraction: {config.eval_fraction} is not from 0 to below 1")
+    if config.eval is None and glue and not Path(source).is_file():
+        return source, "train", source, glue.eval_split
+    return source, "train", config.eval, glue.eval_split if glue else "validation"
+
+
+def _examples(config: FinetuneConfig, task: Task, source: str, split: str, skipped: list[str]) -> Iterator[Example]:
+    subset = config.subset or (str(config.task) if glue_of(config) else None)
+    records = read_records(source, split, subset)
+    return read_examples(task, records, config.empty, labelled=True, skipped=skipped)
+
+
+def _divide(examples: list[Example], config: FinetuneConfig) -> tuple[list[Example], list[Example]]:
+    """Keep `eval_fraction` for evaluation. Repetitions of a text fall on one side, or the score would be too high."""
+    groups: dict[str, list[Example]] = {}
+    for example in examples:
+        groups.setdefault(repr(example.inputs), []).append(example)
+    keys = list(groups)
+    strata = [str(groups[key][0].target) for key in keys] if config.stratify else None
+    try:
+        sides = train_test_split(keys, test_size=config.eval_fraction, random_state=config.seed, stratify=strata)
+    except ValueError as error:
+        raise UserError(f"eval_fraction: {config.eval_fraction} of {len(keys)} examples: {error}") from None
+    chosen = set(sides[1])
+    parts: tuple[list[Example], list[Example]] = ([], [])
+    for key in keys:
+        parts[key in chosen].extend(groups[key])
+    return parts
+
+
+def _tokenized(task: Task, examples: Sequence[Example]) -> Split:
+    return Split(list(examples), task.features(examples) if examples else [])
+
+
+def _rows(dataset: Dataset, source: str) -> Iterator[Record]:
+    """Rows of `datasets`, numbered classes by their names; a class of -1, as in GLUE's test sets, is none."""
+    names = {column: names for column, kind in dataset.features.items() if (names := _class_names(kind)) is not None}
+    for number, values in enumerate(dataset, start=1):
+        named = {column: _named(values[column], names[column]) for column in names}
+        yield Record(source, number, values | named)
+
+
+def _class_names(kind: Any) -> list[str] | None:
+    kind = kind.feature if isinstance(kind, ListOf) else kind
+    return kind.names if isinstance(kind, ClassLabel) else None
+
+
+def _named(value: Any, names: list[str]) -> Any:
+    if isinstance(value, list):
+        return [_named(one, names) for one in value]
+    return names[value] if value is not None and value >= 0 else None

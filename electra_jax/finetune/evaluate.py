@@ -1,0 +1,100 @@
+"""Scores of a fine-tuned model on labelled examples, and the pictures that go with them."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from sklearn import metrics
+
+from electra_jax.config import ComputeConfig
+from electra_jax.files import write_text
+from electra_jax.finetune.examples import Example
+from electra_jax.finetune.model import FineTuned
+from electra_jax.finetune.predict import predict_labelled
+from electra_jax.finetune.task import Prediction, Scores
+from electra_jax.report.plots import plot_confusion, plot_roc
+
+FILES = METRICS, CONFUSION, ROC = "metrics.json", "confusion.png", "roc.png"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` found."""
+
+    scores: Scores
+    examples: int
+    labels: tuple[str, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    """Examples (tagging: words) by true label (row) and predicted one; empty where the task has no single labels."""
+    skipped: tuple[str, ...]
+    folder: Path
+    """Of metrics.json and, for a classification, confusion.png and roc.png; tagging has no ROC."""
+
+
+def evaluate(
+    model: str | Path,
+    data: str | Path,
+    out: Path | None = None,
+    empty: Literal["error", "skip"] = "error",
+    compute: ComputeConfig = ComputeConfig(),
+) -> Evaluation:
+    """Score the fine-tuned `model` on the labelled examples of `data`.
+
+    Written into `out` (MODEL/evaluation/NAME-OF-DATA, unless set) are metrics.json and, where the task has labels,
+    a confusion matrix and ROC curves as PNG; files of these names are replaced. Raises UserError for examples that
+    can't be read, or whose label training didn't have.
+    """
+    fine_tuned = FineTuned.from_pretrained(model, compute)
+    skipped: list[str] = []
+    examples, predictions = predict_labelled(fine_tuned, str(data), empty, skipped)
+    folder = out or Path(model) / "evaluation" / Path(str(data)).name
+    scores = fine_tuned.task.scores(examples, predictions)
+    confusion = _confusion(fine_tuned, examples, predictions)
+    found = Evaluation(scores, len(examples), fine_tuned.labels, confusion, tuple(skipped), folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if confusion:
+        plot_confusion(np.array(confusion), found.labels, folder / CONFUSION)
+    curves = _curves(fine_tuned, examples, predictions)
+    if curves:
+        plot_roc(curves, folder / ROC)
+    write_text(folder / METRICS, json.dumps(_content(found), ensure_ascii=False, indent=2) + "\n")
+    return found
+
+
+def _content(found: Evaluation) -> dict[str, Any]:
+    matrix = {"labels": found.labels, "confusion": found.confusion} if found.confusion else {}
+    return {"examples": found.examples, "left_out": len(found.skipped), "scores": found.scores, **matrix}
+
+
+def _confusion(
+    model: FineTuned, examples: Sequence[Example], predictions: Sequence[Prediction]
+) -> tuple[tuple[int, ...], ...]:
+    settings = model.task.settings
+    if settings.task == "tagging":
+        true = [tag for example in examples for tag in example.target]
+        predicted = [tag for prediction in predictions for tag in prediction["predicted"]]
+    elif settings.task == "classification" and not settings.multi_label:
+        true = [example.target for example in examples]
+        predicted = [prediction["predicted"] for prediction in predictions]
+    else:
+        return ()
+    return tuple(map(tuple, metrics.confusion_matrix(true, predicted, labels=settings.labels).tolist()))
+
+
+def _curves(
+    model: FineTuned, examples: Sequence[Example], predictions: Sequence[Prediction]
+) -> dict[str, tuple[np.ndarray, np.ndarray, float]]:
+    """For each label that some examples have and others don't: false and true positive rates, and the area."""
+    settings, curves = model.task.settings, {}
+    if settings.task != "classification":
+        return {}
+    for label in settings.labels[1:] if len(settings.labels) == 2 and not settings.multi_label else settings.labels:
+        true = [label in e.target if settings.multi_label else label == e.target for e in examples]
+        if len(set(true)) == 2:
+            scores = [prediction[f"probability_{label}"] for prediction in predictions]
+            false_rate, true_rate, _ = metrics.roc_curve(true, scores)
+            curves[label] = (false_rate, true_rate, float(metrics.auc(false_rate, true_rate)))
+    return curves

@@ -1,0 +1,104 @@
+"""What a model is fine-tuned on: examples, and the arrays made of them."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+from tokenizers import Encoding
+
+from electra_jax.data.records import Record
+from electra_jax.errors import UserError
+
+IGNORED = -1
+"""The target of a token that has none."""
+
+Batch = dict[str, np.ndarray]
+"""input_ids [B*S, L], length [B*S], first_length [B*S] (see `electra_jax.train.step.Batch`); weight [B], 1 for an
+example and 0 for a row that fills the batch up; target, its first axis B. S sequences make an example: one a choice."""
+
+
+class Example(NamedTuple):
+    """A row as a task reads it."""
+
+    record: Record
+    inputs: tuple[Any, ...]
+    """Texts, or lists of words or choices."""
+    target: Any = None
+    """As the row gives it; None where it isn't asked for."""
+
+
+class Feature(NamedTuple):
+    """What the model reads at once: an example, or a window of a long one."""
+
+    ids: tuple[Int[np.ndarray, " L"], ...]
+    """One sequence; for a choice of several, one each."""
+    first_lengths: tuple[int, ...]
+    """Tokens of `[CLS] A [SEP]`, from where on the token type is 1."""
+    target: np.ndarray | None = None
+    target_per_token: bool = False
+    marks: Int[np.ndarray, "n ..."] | None = None
+    """Where its tokens stand in the text, as the task needs it."""
+
+    @property
+    def length(self) -> int:
+        """Tokens of the longest sequence."""
+        return max(len(ids) for ids in self.ids)
+
+
+class EmptyFieldError(UserError):
+    """A row whose text or label is empty, which may be left out."""
+
+
+def text_of(record: Record, column: str) -> str:
+    """A column's text. Raises EmptyFieldError where there is none, UserError where it is no text."""
+    value = record.get(column)
+    if value is None or (isinstance(value, str) and not value.strip()):
+        raise EmptyFieldError(f"{record.where}, column {column!r} is empty")
+    if isinstance(value, (list, dict)):
+        raise UserError(f"{record.where}, column {column!r} holds a {type(value).__name__}, and a text is wanted")
+    return str(value)
+
+
+def list_of(record: Record, column: str, separator: str | None) -> list[str]:
+    """A column's list, or its text divided by `separator` (white space where it is None)."""
+    value = record.get(column)
+    if isinstance(value, str):
+        value = [part.strip() for part in value.split(separator) if part.strip()]
+    if not isinstance(value, list):
+        raise UserError(f"{record.where}, column {column!r} holds {value!r}, and a list is wanted")
+    return [str(part) for part in value]
+
+
+def sequence_of(encoding: Encoding) -> tuple[Int[np.ndarray, " L"], int]:
+    """Ids and first length of what the tokenizer made of one or two segments."""
+    return np.array(encoding.ids, np.int32), len(encoding.ids) - sum(encoding.type_ids)
+
+
+def collate(features: Sequence[Feature], rows: int, length: int) -> Batch:
+    """A batch of `rows` examples, filled up with empty ones, padded to `length` tokens.
+
+    Padding of ids is 0, which a model's mask hides; targets of tokens are padded with IGNORED.
+    """
+    sequences = len(features[0].ids)
+    ids = np.zeros((rows * sequences, length), np.int32)
+    lengths, firsts = np.zeros(rows * sequences, np.int32), np.zeros(rows * sequences, np.int32)
+    weight: Float[np.ndarray, " B"] = (np.arange(rows) < len(features)).astype(np.float32)
+    row = 0
+    for feature in features:
+        for sequence, first in zip(feature.ids, feature.first_lengths, strict=True):
+            ids[row, : len(sequence)] = sequence
+            lengths[row], firsts[row] = len(sequence), first
+            row += 1
+    batch = {"input_ids": ids, "length": lengths, "first_length": firsts, "weight": weight}
+    if features[0].target is not None:
+        batch["target"] = _targets(features, rows, length)
+    return batch
+
+
+def _targets(features: Sequence[Feature], rows: int, length: int) -> np.ndarray:
+    targets = [np.asarray(feature.target) for feature in features]
+    if features[0].target_per_token:
+        targets = [np.pad(target, (0, length - len(target)), constant_values=IGNORED) for target in targets]
+    missing = [(0, rows - len(targets))] + [(0, 0)] * targets[0].ndim
+    return np.pad(np.stack(targets), missing)

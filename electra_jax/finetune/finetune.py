@@ -1,0 +1,149 @@
+"""A fine-tuning run: from a file of examples to a folder that transformers loads."""
+
+import json
+import os
+import shutil
+import statistics
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+
+from electra_jax.config import FinetuneConfig
+from electra_jax.errors import UserError
+from electra_jax.files import check_absent, write_text
+from electra_jax.finetune.card import finetuned_card
+from electra_jax.finetune.data import FinetuneData, load_data
+from electra_jax.finetune.model import write_fine_tuned
+from electra_jax.finetune.start import load_start
+from electra_jax.finetune.task import Task
+from electra_jax.finetune.tasks import make_task
+from electra_jax.finetune.tuner import RESULT, WEIGHTS, Result, Tuner
+from electra_jax.presets import read_toml, to_toml
+from electra_jax.report.progress import table
+from electra_jax.train.run import CONFIG, differences
+
+SCORES, SEEDS, DATA = "scores.json", "seeds", "data.json"
+FREE = {"out", "log_every"}
+POSITIVE = ("batch_size", "seeds", "log_every", "learning_rate", "clip_norm", "layer_decay", "epochs", "eval_every")
+
+
+@dataclass(frozen=True)
+class FinetuneResult:
+    """What a run came to."""
+
+    folder: Path
+    metric: str
+    results: tuple[Result, ...]
+    """Of each seed."""
+    best: Result
+    """The seed whose model is in `folder`."""
+
+    @property
+    def scores(self) -> list[float]:
+        """Each seed's score by `metric`; none where nothing was held out."""
+        return [result.scores[self.metric] for result in self.results if result.scores]
+
+    @property
+    def median(self) -> float | None:
+        """Of the scores."""
+        return statistics.median(self.scores) if self.scores else None
+
+
+def finetune(config: FinetuneConfig, console: Console | None = None) -> FinetuneResult:
+    """Fine-tune `config.model` from one seed or several, and write the best to the new folder `config.out`.
+
+    The folder appears when all is done; until then `OUT.partial` beside it holds what there is, from where the same
+    call goes on. The same seed, data and devices give the same bits, resumed or not. Raises UserError, before
+    anything is written, for settings or data that can't be used.
+    """
+    console = console or Console(stderr=True)
+    check_absent(config.out)
+    _check(config)
+    model, body, tokenizer = load_start(config.model)
+    data = load_data(config, make_task(config, tokenizer, model.max_position_embeddings))
+    data = replace(data, task=_with_metric(data.task))
+    work = _open_work(config, data)
+    tuner = Tuner(config, model, body, data, console)
+    console.print(tuner.startup_table())
+    for line in data.skipped:
+        console.print(f"left out: {line}", soft_wrap=True, highlight=False)
+    results = []
+    with jax.set_mesh(tuner.mesh):
+        for seed in range(config.seed, config.seed + config.seeds):
+            results.append(tuner.run(seed, work / SEEDS / str(seed)))
+    best = max(results, key=lambda result: result.scores.get(tuner.metric, 0.0))
+    outcome = FinetuneResult(config.out, tuner.metric, tuple(results), best)
+    _publish(config, tuner, outcome, work)
+    console.print(_table(outcome))
+    return outcome
+
+
+def _check(config: FinetuneConfig) -> None:
+    for name in POSITIVE:
+        value = getattr(config, name)
+        if value is not None and value <= 0:
+            raise UserError(f"{name}: {value} is not above 0")
+    if not 0 <= config.warmup_fraction <= 1:
+        raise UserError(f"warmup_fraction: {config.warmup_fraction} is not from 0 to 1")
+    if not 0 <= config.seed <= 2**32 - 1 - config.seeds:
+        raise UserError(f"seed: {config.seed} is not between 0 and 2**32 - 2 less the seeds")
+
+
+def _with_metric(task: Task) -> Task:
+    metric = task.settings.metric or task.metrics[0]
+    if metric not in task.metrics:
+        raise UserError(f"metric: {metric!r} is none of this task's: {', '.join(task.metrics)}")
+    return task.with_settings(metric=metric)
+
+
+def _open_work(config: FinetuneConfig, data: FinetuneData) -> Path:
+    """The folder of a run under way: a new one, or that of the same run, which goes on."""
+    work = config.out.with_name(config.out.name + ".partial")
+    fingerprint = {"train": data.train.fingerprint, "eval": data.eval.fingerprint}
+    if not (work / DATA).is_file():
+        check_absent(work)
+        work.mkdir(parents=True, exist_ok=True)
+        write_text(work / CONFIG, to_toml(config))
+        write_text(work / DATA, json.dumps(fingerprint))
+        return work
+    for path, old, new in differences(read_toml(FinetuneConfig, work / CONFIG), config, FREE):
+        raise UserError(f"{work}: this run has {path} = {old!r}, not {new!r}; give {old!r}, or delete the folder")
+    if json.loads((work / DATA).read_text(encoding="utf-8")) != fingerprint:
+        raise UserError(f"{work}: this run began with other examples; delete the folder, or name another")
+    return work
+
+
+def _publish(config: FinetuneConfig, tuner: Tuner, outcome: FinetuneResult, work: Path) -> None:
+    """Put the best model's files into the work folder, and rename it."""
+    folder = work / SEEDS / str(outcome.best.seed)
+    fine_tuned = tuner.model_of(outcome.best, folder)
+    write_fine_tuned(work, fine_tuned, finetuned_card(config, fine_tuned, outcome.best, outcome.scores))
+    write_text(work / SCORES, json.dumps(_scores(outcome), indent=2) + "\n")
+    for seed in (work / SEEDS).iterdir():
+        (seed / WEIGHTS).unlink()
+        (seed / RESULT).unlink()
+    (work / DATA).unlink()
+    if config.out.is_dir():
+        shutil.rmtree(config.out)  # which is empty
+    os.replace(work, config.out)
+
+
+def _scores(outcome: FinetuneResult) -> dict[str, Any]:
+    return {
+        "metric": outcome.metric,
+        "median": outcome.median,
+        "best_seed": outcome.best.seed,
+        "seeds": [{"seed": r.seed, "step": r.step, "scores": r.scores} for r in outcome.results],
+    }
+
+
+def _table(outcome: FinetuneResult) -> Any:
+    if not outcome.scores:
+        return table(str(outcome.folder), {"model": "of the last step; nothing was held out to score it"})
+    rows = {
+        f"seed {r.seed}": f"{outcome.metric} {r.scores[outcome.metric]:.4f} (step {r.step})" for r in outcome.results
+    }
+    return table(str(outcome.folder), rows | {"median": f"{outcome.metric} {outcome.median:.4f}"})

@@ -1,0 +1,85 @@
+"""Predictions for a file of any size."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+from electra_jax.config import ComputeConfig
+from electra_jax.data.writers import row_writer
+from electra_jax.errors import UserError
+from electra_jax.finetune.data import read_records
+from electra_jax.finetune.examples import Example
+from electra_jax.finetune.model import FineTuned
+from electra_jax.finetune.task import Prediction, read_examples
+
+EXAMPLES_AT_ONCE = 2048
+"""In memory; sorted by length, they make batches with little padding."""
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """How many rows were predicted, and which were left out."""
+
+    rows: int
+    skipped: tuple[str, ...]
+
+
+def predict(
+    model: str | Path | FineTuned,
+    source: str | Path,
+    out: Path,
+    empty: Literal["error", "skip"] = "error",
+    compute: ComputeConfig = ComputeConfig(),
+) -> Predicted:
+    """Write the rows of `source` to the file `out`, each with what the model says of it in further columns.
+
+    `source` is a file of any format that training reads, a folder saved by `datasets` or a hub dataset's name; `out`
+    is CSV, TSV, JSONL or Parquet by its suffix. The columns are "predicted" and, by the task, "probability" and one
+    "probability_LABEL" each. Few rows are in memory at a time. Raises UserError, and leaves nothing, for a row that
+    can't be read.
+    """
+    fine_tuned = _load(model, compute)
+    skipped: list[str] = []
+    examples = read_examples(fine_tuned.task, read_records(str(source)), empty, labelled=False, skipped=skipped)
+    count = 0
+    with row_writer(out) as write:
+        for some in chunks(examples):
+            predictions = fine_tuned.predict_examples(some)
+            write([_row(example, prediction) for example, prediction in zip(some, predictions, strict=True)])
+            count += len(some)
+    return Predicted(count, tuple(skipped))
+
+
+def chunks(examples: Iterator[Example]) -> Iterator[list[Example]]:
+    """So many at a time as are kept in memory."""
+    while some := list(islice(examples, EXAMPLES_AT_ONCE)):
+        yield some
+
+
+def predict_labelled(
+    fine_tuned: FineTuned, source: str, empty: Literal["error", "skip"], skipped: list[str]
+) -> tuple[Sequence[Example], list[Prediction]]:
+    """The examples of `source` with their labels, and what the model says of them."""
+    examples: list[Example] = []
+    predictions: list[Prediction] = []
+    records = read_records(source, split="validation")
+    for some in chunks(read_examples(fine_tuned.task, records, empty, labelled=True, skipped=skipped)):
+        examples += some
+        predictions += fine_tuned.predict_examples(some)
+    if not examples:
+        raise UserError(f"{source}: all of its {len(skipped)} rows have empty fields")
+    return examples, predictions
+
+
+def _load(model: str | Path | FineTuned, compute: ComputeConfig) -> FineTuned:
+    return model if isinstance(model, FineTuned) else FineTuned.from_pretrained(model, compute)
+
+
+def _row(example: Example, prediction: Prediction) -> dict[str, Any]:
+    values = example.record.values
+    taken = [column for column in prediction if column in values]
+    if taken:
+        raise UserError(f"{example.record.where}: has a column {taken[0]!r} already, which predictions want; rename it")
+    return values | prediction

@@ -1,0 +1,254 @@
+"""Question answering: the span of a context that answers a question, if any does (SQuAD 1.1 and 2.0)."""
+
+import collections
+import re
+import string
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Array, Float, Int
+from tokenizers import Encoding
+
+from electra_jax.data.records import Record, read_json
+from electra_jax.errors import UserError
+from electra_jax.finetune import losses
+from electra_jax.finetune.examples import Example, Feature, sequence_of
+from electra_jax.finetune.task import Prediction, Scores, Task
+from electra_jax.hub.configs import TaskHead
+
+LONGEST_ANSWER = 30  # tokens; [G] configure_finetuning.py, max_answer_length
+LONGEST_QUESTION = 64  # tokens; [G] configure_finetuning.py, max_query_length
+BEST = 20  # starts and ends that are combined ([G] n_best_size)
+SPECIAL_TOKENS = 3  # [CLS] question [SEP] context [SEP]
+OUTSIDE = -1  # where a token is none of the context
+
+
+class Answer(NamedTuple):
+    """An answer, and the character of the context where it starts."""
+
+    text: str
+    start: int
+
+
+class QuestionAnswering(Task):
+    """`question-answering`. A long context is read in windows that overlap by `stride` tokens."""
+
+    name = "question-answering"
+    text = ("question", "context")
+    label = ("answers",)
+    texts_allowed = (2,)
+    length = 384  # [G] configure_finetuning.py
+    epochs = 2
+
+    @property
+    def head(self) -> TaskHead:  # noqa: D102
+        return TaskHead("span")
+
+    @property
+    def metrics(self) -> tuple[str, ...]:  # noqa: D102
+        return ("f1", "exact")
+
+    def read(self, record: Record, labelled: bool) -> Example:  # noqa: D102
+        question, context = self.texts(record)
+        answers = self._answers(record, context) if labelled else None
+        return Example(record, (question.strip(), context), answers)
+
+    def fitted(self, examples: Sequence[Example], source: str) -> "QuestionAnswering":  # noqa: D102
+        some_have_none = any(not example.target for example in examples)
+        return self.with_settings(null_threshold=0.0 if some_have_none else None)
+
+    def features(self, examples: Sequence[Example]) -> list[list[Feature]]:  # noqa: D102
+        length = self.settings.length
+        longest_question = min(LONGEST_QUESTION, length // 3)
+        stride = min(self.settings.stride, (length - longest_question - SPECIAL_TOKENS) // 2)
+        encoded = self.tokenizer(
+            [self._cut(example.inputs[0], longest_question) for example in examples],
+            [example.inputs[1] for example in examples],
+            truncation="only_second",
+            max_length=length,
+            stride=stride,
+            return_overflowing_tokens=True,
+        )
+        assert encoded.encodings is not None
+        windows: list[list[Feature]] = [[] for _ in examples]
+        for owner, encoding in zip(encoded["overflow_to_sample_mapping"], encoded.encodings, strict=True):
+            windows[owner].append(_window(encoding, examples[owner].target))
+        return windows
+
+    def loss(self, logits: Float[Array, "B L 2"], batch: dict[str, Array]) -> tuple[losses.Scalar, losses.Scalar]:  # noqa: D102
+        return losses.span_cross_entropy(logits, batch["target"], batch["length"], batch["weight"])
+
+    def predict(  # noqa: D102
+        self, example: Example, features: Sequence[Feature], logits: Sequence[Float[np.ndarray, "L 2"]]
+    ) -> Prediction:
+        spans = [span for window in zip(features, logits, strict=True) if (span := _best_span(*window))]
+        null = min(float(window[0].sum()) for window in logits)
+        best = max(spans, key=lambda span: span.score, default=Span(null, 0, 0))
+        text, difference = example.inputs[1][best.start : best.stop], null - best.score
+        return {"predicted": self._unless_null(text, difference), "best_answer": text, "null_difference": difference}
+
+    def tuned(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> "QuestionAnswering":
+        """With the threshold of the best F1 ([SQuAD 2.0] evaluate-v2.0.py, find_best_thresh)."""
+        if self.settings.null_threshold is None:
+            return self
+        # Going up through the differences, one example after the other gets its answer.
+        pairs = sorted(zip(predictions, examples, strict=True), key=lambda pair: pair[0]["null_difference"])
+        gains = [_best(f1, pair[0]["best_answer"], pair[1].target) - (not pair[1].target) for pair in pairs]
+        answered = int(np.argmax(np.cumsum([0.0, *gains])))
+        differences = [pair[0]["null_difference"] for pair in pairs]
+        if answered == 0:
+            return self.with_settings(null_threshold=differences[0] - 1.0)
+        following = differences[answered] if answered < len(differences) else differences[-1]
+        return self.with_settings(null_threshold=(differences[answered - 1] + following) / 2)
+
+    def scores(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Scores:  # noqa: D102
+        texts = [self._unless_null(p["best_answer"], p["null_difference"]) for p in predictions]
+        found = {}
+        for name, measure in (("f1", f1), ("exact", exact)):
+            each = [_best(measure, text, example.target) for text, example in zip(texts, examples, strict=True)]
+            found[name] = float(np.mean(each))
+            for kind, wanted in (("answerable", True), ("unanswerable", False)):
+                some = [score for score, example in zip(each, examples, strict=True) if bool(example.target) == wanted]
+                if 0 < len(some) < len(each):
+                    found[f"{name}_{kind}"] = float(np.mean(some))
+        return found
+
+    def _unless_null(self, text: str, difference: float) -> str:
+        threshold = self.settings.null_threshold
+        return "" if threshold is not None and difference > threshold else text
+
+    def _cut(self, question: str, longest: int) -> str:
+        encodings = self.tokenizer(question, add_special_tokens=False).encodings
+        assert encodings is not None
+        offsets = encodings[0].offsets
+        return question[: offsets[longest - 1][1]] if len(offsets) > longest else question
+
+    def _answers(self, record: Record, context: str) -> list[Answer]:
+        """Every answer given, as {"text": [...], "answer_start": [...]}, a list of pairs, or one text; none is []."""
+        column = self.settings.label[0]
+        value = record.get(column)
+        if isinstance(value, Mapping):
+            starts = value.get("answer_start") or [None] * len(value.get("text", ()))
+            value = [{"text": t, "answer_start": s} for t, s in zip(value.get("text", ()), starts, strict=True)]
+        elif isinstance(value, str):
+            value = [{"text": value, "answer_start": None}] if value.strip() else []
+        if not isinstance(value or [], list):
+            raise UserError(f"{record.where}, column {column!r} holds {value!r}, and answers are wanted")
+        return [_answer(answer, context, f"{record.where}, column {column!r}") for answer in value or ()]
+
+
+def read_squad(path: Path) -> Iterator[Record] | None:
+    """The questions of a file in SQuAD's own format (1.1 or 2.0), a row each; None where it is another JSON file."""
+    content = read_json(path)
+    articles = content.get("data") if isinstance(content, dict) else None
+    if not isinstance(articles, list) or not articles or not all("paragraphs" in article for article in articles):
+        return None
+    return _squad_records(articles, path)
+
+
+def _squad_records(articles: Sequence[Mapping[str, Any]], path: Path) -> Iterator[Record]:
+    number = 0
+    for article in articles:
+        for paragraph in article["paragraphs"]:
+            for question in paragraph.get("qas", ()):
+                number += 1
+                answers = [] if question.get("is_impossible") else question.get("answers", [])
+                values = {
+                    "id": question.get("id", number),
+                    "question": question.get("question"),
+                    "context": paragraph.get("context"),
+                    "answers": answers,
+                }
+                yield Record(str(path), number, values)
+
+
+def _answer(answer: Any, context: str, where: str) -> Answer:
+    if not isinstance(answer, Mapping) or not isinstance(answer.get("text"), str):
+        raise UserError(f"{where} holds {answer!r}, and an answer is text and answer_start")
+    text, start = answer["text"], answer.get("answer_start")
+    found = context.find(text) if start is None else start
+    if not isinstance(found, int) or found < 0 or context[found : found + len(text)] != text:
+        place = "" if start is None else f" at character {start}"
+        raise UserError(f"{where}: answer {text!r} does not occur in the context{place}; correct it")
+    return Answer(text, found)
+
+
+def _window(encoding: Encoding, answers: Sequence[Answer] | None) -> Feature:
+    """One window: the span of its tokens, and its target, which is [CLS] twice where it doesn't hold the answer."""
+    ids, first = sequence_of(encoding)
+    of_context = np.array([sequence == 1 for sequence in encoding.sequence_ids])
+    marks = np.where(of_context[:, None], np.array(encoding.offsets), OUTSIDE)
+    target = None if answers is None else np.array(_target(marks, answers[0] if answers else None), np.int32)
+    return Feature((ids,), (first,), target, marks=marks)
+
+
+def _target(marks: Int[np.ndarray, "L 2"], answer: Answer | None) -> tuple[int, int]:
+    inside = np.flatnonzero(marks[:, 0] != OUTSIDE)
+    if answer is None or len(inside) == 0:
+        return 0, 0
+    stop = answer.start + len(answer.text)
+    if answer.start < marks[inside[0], 0] or stop > marks[inside[-1], 1]:
+        return 0, 0
+    start_token = inside[np.searchsorted(marks[inside, 1], answer.start, side="right")]
+    stop_token = inside[np.searchsorted(marks[inside, 0], stop, side="left") - 1]
+    return (int(start_token), int(stop_token)) if start_token <= stop_token else (0, 0)
+
+
+class Span(NamedTuple):
+    """A span of the context's characters, and the sum of its two logits."""
+
+    score: float
+    start: int
+    stop: int
+
+
+def _best_span(feature: Feature, logits: Float[np.ndarray, "L 2"]) -> Span | None:
+    """The likeliest span of a window's context, at most 30 tokens long."""
+    marks = feature.marks
+    assert marks is not None
+    inside = np.flatnonzero(marks[:, 0] != OUTSIDE)
+    if len(inside) == 0:
+        return None
+    starts, stops = (inside[np.argsort(-logits[inside, end], kind="stable")[:BEST]] for end in (0, 1))
+    scores = logits[starts, 0][:, None] + logits[stops, 1]
+    size = stops - starts[:, None]
+    scores = np.where((size >= 0) & (size < LONGEST_ANSWER), scores, -np.inf)
+    start, stop = np.unravel_index(scores.argmax(), scores.shape)
+    if not np.isfinite(scores[start, stop]):
+        return None
+    return Span(float(scores[start, stop]), int(marks[starts[start], 0]), int(marks[stops[stop], 1]))
+
+
+# --- scores ([SQuAD 2.0] evaluate-v2.0.py) ------------------------------------------------------------------------
+
+ARTICLES = re.compile(r"\b(a|an|the)\b")
+WORD = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]|[^\s\u3400-\u9fff\uf900-\ufaff]+")
+"""A word of the official script, but each Chinese character is one too (as CMRC 2018 has it)."""
+PUNCTUATION = set(string.punctuation) | set("，。！？、；：“”‘’（）《》…—·")
+
+
+def words_of(text: str) -> list[str]:
+    """Words in lower case, without punctuation and articles."""
+    kept = "".join(character for character in text.lower() if character not in PUNCTUATION)
+    return WORD.findall(ARTICLES.sub(" ", kept))
+
+
+def exact(predicted: str, answer: str) -> float:
+    """1 where both have the same words."""
+    return float(words_of(predicted) == words_of(answer))
+
+
+def f1(predicted: str, answer: str) -> float:
+    """The harmonic mean of precision and recall of the words."""
+    ours, theirs = words_of(predicted), words_of(answer)
+    if not ours or not theirs:
+        return float(ours == theirs)
+    same = sum((collections.Counter(ours) & collections.Counter(theirs)).values())
+    return 2 * same / (len(ours) + len(theirs))
+
+
+def _best(measure: Any, predicted: str, answers: Sequence[Answer]) -> float:
+    """Against the nearest of the answers; against "" where there is none."""
+    return max(measure(predicted, answer.text) for answer in answers or [Answer("", 0)])
