@@ -279,6 +279,8 @@ class FinetuneConfig:
     """adam: the reference's, without bias correction. adamw: with it."""
     weight_decay: float = 0.01
     clip_norm: float = 1.0
+    dropout: float | None = None
+    """Of hidden states and attention weights; the pretrained model's own, unless set."""
     seed: int = 0
     """Of the split and, counted up from here, of each seed's head, order and dropout."""
     seeds: int = 1

