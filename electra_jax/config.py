@@ -50,7 +50,7 @@ class TowerConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A generator and a discriminator over one set of embeddings (tied, [P] section 3.2)."""
+    """A generator and a discriminator over one set of embeddings ([P] section 3.2)."""
 
     vocab_size: int = 30522
     embedding_size: int = 128
@@ -66,6 +66,9 @@ class ModelConfig:
     """Id of [PAD] in the tokenizer; exported, since transformers keeps it with the model."""
     discriminator: TowerConfig = TowerConfig(12, 256, 4, 1024)
     generator: TowerConfig = TowerConfig(12, 64, 1, 256)
+    tie: Literal["embeddings", "all"] = "embeddings"
+    """What the two towers share ([P] section 3.2). all: the encoder too, which takes towers of the same size; what the
+    generator learns then serves the discriminator, which helps most where training is short."""
 
     def tower(self, name: Literal["discriminator", "generator"]) -> ElectraConfig:
         """The named tower as a model of its own, with the shared fields filled in."""

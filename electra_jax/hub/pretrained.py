@@ -122,7 +122,9 @@ def _jitted(graphdef: nnx.GraphDef, state: nnx.State, function: Callable[[Any, T
 
 
 def _hidden_states(model: _Pretrained, tokens: Tokens) -> Float[Array, "B L H"]:
-    return model.tower.encoder(model.embeddings(tokens), tokens.mask)
+    encoder = model.tower.encoder
+    assert encoder is not None, "a model by itself shares nothing"
+    return encoder(model.embeddings(tokens), tokens.mask)
 
 
 def _logits(model: _Pretrained, tokens: Tokens) -> Float[Array, "B L ..."]:

@@ -11,10 +11,10 @@ from electra_jax.model.heads import MaskedLMHead, ReplacedTokenHead
 
 
 class GeneratorTower(nnx.Module):
-    """Encoder and masked-language-model head over embeddings that somebody else owns."""
+    """Encoder and masked-language-model head over embeddings that somebody else owns, as perhaps the encoder."""
 
-    def __init__(self, config: ElectraConfig, compute: ComputeConfig, rngs: nnx.Rngs):
-        self.encoder = Encoder(config, compute, rngs)
+    def __init__(self, config: ElectraConfig, compute: ComputeConfig, rngs: nnx.Rngs, owns_encoder: bool = True):
+        self.encoder = Encoder(config, compute, rngs) if owns_encoder else None
         self.head = MaskedLMHead(config, jnp.dtype(compute.dtype), rngs)
 
     def __call__(
@@ -23,9 +23,12 @@ class GeneratorTower(nnx.Module):
         tokens: Tokens,
         positions: Int[Array, "B K"] | None = None,
         key: PRNGKeyArray | None = None,
+        encoder: Encoder | None = None,
     ) -> Float[Array, "B K V"]:
-        """Logits at `positions`, or at all of them; the head sees no other position."""
-        hidden = self.encoder(embeddings(tokens), tokens.mask, key)
+        """Logits at `positions`, or at all of them; the head sees no other position. `encoder` is used for its own."""
+        encoder = encoder or self.encoder
+        assert encoder is not None, "a generator whose encoder is tied is called with it"
+        hidden = encoder(embeddings(tokens), tokens.mask, key)
         if positions is not None:
             hidden = jnp.take_along_axis(hidden, positions[..., None], axis=1)
         return self.head(hidden, embeddings.word[...])
@@ -44,19 +47,20 @@ class DiscriminatorTower(nnx.Module):
 
 
 class Electra(nnx.Module):
-    """Generator and discriminator over one set of embeddings ([P] section 3.2, "tied embeddings")."""
+    """Generator and discriminator over one set of embeddings, and perhaps one encoder ([P] section 3.2)."""
 
     def __init__(self, config: ModelConfig, compute: ComputeConfig = ComputeConfig(), *, rngs: nnx.Rngs):
         discriminator, generator = config.tower("discriminator"), config.tower("generator")
         self.embeddings = Embeddings(discriminator, jnp.dtype(compute.dtype), rngs)
-        self.generator = GeneratorTower(generator, compute, rngs)
+        self.generator = GeneratorTower(generator, compute, rngs, owns_encoder=config.tie == "embeddings")
         self.discriminator = DiscriminatorTower(discriminator, compute, rngs)
 
     def generate(
         self, tokens: Tokens, positions: Int[Array, "B K"], key: PRNGKeyArray | None = None
     ) -> Float[Array, "B K V"]:
         """The generator's logits at `positions`; with a key, dropout is on."""
-        return self.generator(self.embeddings, tokens, positions, key)
+        tied = self.discriminator.encoder if self.generator.encoder is None else None
+        return self.generator(self.embeddings, tokens, positions, key, tied)
 
     def discriminate(self, tokens: Tokens, key: PRNGKeyArray | None = None) -> Float[Array, "B L"]:
         """The discriminator's logits; above 0 says replaced; with a key, dropout is on."""

@@ -25,6 +25,11 @@ def check(config: PretrainConfig, manifest: Manifest) -> None:
     _require(0 <= config.seed < 2**32, f"seed: {config.seed} is not between 0 and 2**32 - 1")
     for name, tower in (("discriminator", config.model.discriminator), ("generator", config.model.generator)):
         _check_tower(f"model.{name}", tower)
+    if config.model.tie == "all":
+        _require(
+            config.model.generator == config.model.discriminator,
+            "model.tie: all takes towers of the same size; give model.generator the sizes of model.discriminator",
+        )
     _check_compute(config)
     _check_objective(config)
     _check_data(config, manifest)

@@ -44,7 +44,7 @@ def export(run: Path, out: Path, step: int | None = None) -> list[Path]:
             folder, config = scratch / kind, model.tower(kind)
             folder.mkdir()
             card = model_card(f"{out.name}/{kind}", kind, config, **_story(run, step))
-            write_model(folder, kind, config, {"embeddings": params["embeddings"], **params[kind]}, tokenizer, card)
+            write_model(folder, kind, config, single_model(params, kind), tokenizer, card)
     return [out / kind for kind in kinds]
 
 
@@ -70,6 +70,12 @@ def import_pretrained(discriminator: str | Path, out: Path, generator: str | Pat
         with Checkpoints(scratch / CHECKPOINTS) as checkpoints:
             checkpoints.save(0, {"step": np.zeros((), np.int32), "params": pair})
     return out
+
+
+def single_model(params: Params, kind: Kind) -> Params:
+    """One model's own parameters, among them those that it shares."""
+    encoder = {"encoder": params["discriminator"]["encoder"]} if "encoder" not in params[kind] else {}
+    return {"embeddings": params["embeddings"], **encoder, **params[kind]}
 
 
 def _story(run: Path, step: int) -> dict[str, Any]:

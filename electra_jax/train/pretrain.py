@@ -55,7 +55,8 @@ def _initial_weights(config: PretrainConfig, manifest: Manifest) -> Params:
     if run is None:
         return {}
     model, (_, params) = read_model(run), restore_params(run)
-    shared = ("vocab_size", "embedding_size", "max_position_embeddings", "type_vocab_size")
+    shared = ["vocab_size", "embedding_size", "max_position_embeddings", "type_vocab_size"]
+    shared += ["tie"] if "generator" in params else []
     for name in (*shared, *(tower for tower in ("discriminator", "generator") if tower in params)):
         theirs, ours = getattr(model, name), getattr(config.model, name)
         if theirs != ours:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,14 +16,15 @@ CONFIG = ModelConfig(
     discriminator=TowerConfig(num_hidden_layers=2, hidden_size=24, num_attention_heads=3, intermediate_size=40),
     generator=TowerConfig(num_hidden_layers=2, hidden_size=8, num_attention_heads=2, intermediate_size=20),
 )
+TIED = replace(CONFIG, generator=CONFIG.discriminator, tie="all")
 LENGTHS = np.array([20, 13, 4])
 POSITIONS = jnp.array([[1, 5, 19], [2, 12, 7], [1, 3, 2]])
 
 
-def electra(dtype: str = "float32", scan_layers: bool = False) -> Electra:
+def electra(dtype: str = "float32", scan_layers: bool = False, config: ModelConfig = CONFIG) -> Electra:
     """The same weights each time; all of them at random, biases too."""
     rng = np.random.default_rng(1)
-    shapes = nnx.eval_shape(lambda: Electra(CONFIG, ComputeConfig(dtype, scan_layers), rngs=nnx.Rngs(0)))
+    shapes = nnx.eval_shape(lambda: Electra(config, ComputeConfig(dtype, scan_layers), rngs=nnx.Rngs(0)))
 
     def drawn(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.Array:
         mean = 1.0 if "scale" in jax.tree_util.keystr(path) else 0.0
@@ -113,3 +116,24 @@ def test_parameters_are_one_set_of_embeddings_and_two_towers(dtype: str) -> None
     assert params["embeddings"].keys() == {"word", "position", "type", "norm"}
     assert params["generator"].keys() == params["discriminator"].keys() == {"encoder", "head"}
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+
+
+def test_a_tied_generator_has_a_head_alone_and_reads_by_the_discriminators_encoder() -> None:
+    tied = electra(config=TIED)
+    params = nnx.to_pure_dict(nnx.state(tied))
+    untied = electra(config=replace(TIED, tie="embeddings"))
+    encoder = params["discriminator"]["encoder"]
+    nnx.update(untied, params | {"generator": params["generator"] | {"encoder": encoder}})
+
+    assert params["generator"].keys() == {"head"}
+    for ours, theirs in zip(outputs(tied, tokens()), outputs(untied, tokens()), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)
+
+
+def test_a_tied_encoder_learns_from_the_generator_too() -> None:
+    def generated(model: Electra) -> jax.Array:
+        return jnp.sum(jnp.sin(model.generate(tokens(), POSITIONS)))
+
+    gradient = nnx.to_pure_dict(nnx.state(jax.jit(jax.grad(generated))(electra(config=TIED))))
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradient["discriminator"]["encoder"]["layers"]))
+    assert all(np.abs(leaf).max() == 0 for leaf in jax.tree.leaves(gradient["discriminator"]["head"]))

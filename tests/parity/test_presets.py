@@ -14,6 +14,7 @@ from electra_jax.hub.configs import to_hf
 from electra_jax.hub.names import Kind, tensors
 from electra_jax.model import Electra
 from electra_jax.presets import load_config
+from electra_jax.train.convert import single_model
 
 CLASSES = {"discriminator": ElectraForPreTraining, "generator": ElectraForMaskedLM}
 TIED = {"generator": {"generator_lm_head.weight"}, "discriminator": set()}
@@ -41,8 +42,8 @@ def load(name: str) -> PretrainConfig:
     return load_config(FOLDER / f"{name}.toml", data=Path("data"), out=Path("out"))
 
 
-def test_every_preset_but_the_demos_is_in_the_table() -> None:
-    assert set(NAMES) == PRESETS.keys() | {"tiny"}
+def test_every_preset_of_the_reference_is_in_the_table() -> None:
+    assert set(NAMES) == PRESETS.keys() | {"tiny", "reviews"}
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -84,5 +85,5 @@ def test_the_towers_are_those_that_transformers_builds(name: str, kind: Kind) ->
     assert {tensor.key: tensor.shape for tensor in tensors(sizes, kind)} == shapes
 
     params = nnx.to_pure_dict(nnx.state(nnx.eval_shape(lambda: Electra(model, rngs=nnx.Rngs(0)))))
-    leaves = jax.tree.leaves((params["embeddings"], params[kind]))
+    leaves = jax.tree.leaves(single_model(params, kind))
     assert sum(leaf.size for leaf in leaves) == sum(int(np.prod(shape)) for shape in shapes.values())

@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import micro
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from electra_jax.config import ComputeConfig, PrepareConfig, PretrainConfig
 from electra_jax.data.prepare import prepare
 from electra_jax.errors import UserError
 from electra_jax.hub.names import flat
+from electra_jax.hub.pretrained import Discriminator, Generator
 from electra_jax.train.convert import export, import_pretrained
 from electra_jax.train.pretrain import pretrain
 from electra_jax.train.run import restore_params
@@ -240,3 +242,19 @@ def test_nothing_held_out(finished: PretrainConfig, text: Path, tokenizer: Path,
     prepare(PrepareConfig((str(text),), str(tokenizer), rows, length=micro.LENGTH, held_out=0.0))
     assert pretrain(replace(finished, data=rows, out=tmp_path / "run")) == {}
     assert {line["kind"] for line in micro.records(tmp_path / "run")} == {"train"}
+
+
+def test_a_tied_pair_is_exported_as_two_whole_models(finished: PretrainConfig, tmp_path: Path) -> None:
+    model = replace(finished.model, generator=finished.model.discriminator, tie="all")
+    config = replace(finished, out=tmp_path / "run", model=model, steps=2)
+    pretrain(config)
+    discriminator, generator = (
+        cls.from_pretrained(folder)
+        for cls, folder in zip((Discriminator, Generator), export(config.out, tmp_path / "exported"), strict=True)
+    )
+    assert micro.equal_bits(*(flat(jax.device_get(one.params["encoder"])) for one in (discriminator, generator)))
+
+
+def test_a_tied_pair_takes_towers_of_the_same_size(finished: PretrainConfig, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"model.tie: all takes towers of the same size"):
+        pretrain(replace(finished, out=tmp_path / "run", model=replace(finished.model, tie="all")))
