@@ -19,10 +19,14 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture
 def corpus_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with a corpus.txt of forty documents."""
+    """A working directory with a corpus.txt of forty documents, and labelled texts in train.csv and new.csv."""
     words = ("the old mill by a river turns slowly", "bread is baked before dawn", "nobody reads the last page twice")
     documents = ["\n".join(f"{line} {i} {j}." for j, line in enumerate(words * 5)) for i in range(40)]
     (tmp_path / "corpus.txt").write_text("\n\n".join(documents) + "\n", encoding="utf-8")
+    rows = [(("mill", "bread")[i % 2], words[i % 2] + f" {i}") for i in range(40)]
+    for name in ("train.csv", "new.csv"):
+        lines = ["label,text", *(f"{label},{text}" for label, text in rows)]
+        (tmp_path / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -36,18 +40,23 @@ def with_size_of(folder: str, line: str) -> str:
 
 
 def test_commands(corpus_folder: Path) -> None:
-    (block,) = blocks("bash")
-    for line in block.splitlines():
+    for line in "".join(blocks("bash")).splitlines():
         program, *arguments = shlex.split(with_size_of("tokenizer", line))
         assert program == "electra-jax"
         cli.main(arguments)
     assert (corpus_folder / "export" / "discriminator" / "model.safetensors").is_file()
+    assert (corpus_folder / "classifier" / "model.safetensors").is_file()
+    assert len((corpus_folder / "predicted.csv").read_text(encoding="utf-8").splitlines()) == 41
+    assert (corpus_folder / "classifier" / "evaluation" / "train.csv" / "roc.png").is_file()
 
 
 def test_python(corpus_folder: Path) -> None:
-    (block,) = blocks("python")
     names: dict = {}
-    exec(compile(block, str(README), "exec"), names)
+    for block in blocks("python"):
+        exec(compile(block, str(README), "exec"), names)
     assert 0 <= names["metrics"]["auc"] <= 1
     assert names["logits"].shape == (1, 4, names["vocab"].size)
     assert (corpus_folder / "my-second-run" / "checkpoints" / "5").is_dir()
+    assert len(names["result"].scores) == 2
+    assert names["answers"][0]["predicted"] in names["classifier"].labels
+    assert len((corpus_folder / "my-predictions.jsonl").read_text(encoding="utf-8").splitlines()) == 40

@@ -43,7 +43,8 @@ from electra_jax.hub.configs import from_hf
 from electra_jax.report.plots import save
 
 PRESET = Path(__file__).parent.parent / "configs" / "reviews.toml"
-TEST, DEVELOPMENT = 3000, 1000  # reviews
+TEST, DEVELOPMENT = 3000, 500  # reviews
+EVALUATIONS = 6  # on the development reviews, in a fine-tuning
 REVIEWS_TWICE = 2  # how often the reviews stand among the text, which is half newspaper otherwise
 LABELS = (200, 1000, None)  # None: all
 SEEDS = 5
@@ -61,8 +62,9 @@ class Recipe:
 Scores = dict[tuple[str, int | None], list[float]]
 """Accuracy of each seed, by side and labels."""
 
-GRID = [Recipe(rate, decay) for rate in (2e-4, 5e-4, 1e-3) for decay in (0.8, 1.0)]
-EPOCHS = {200: 30.0, 1000: 15.0, None: 4.0}
+GRID = [Recipe(5e-4, 1.0), Recipe(1e-3, 0.8), Recipe(1e-3, 1.0)]
+EPOCHS = {200: 24, 1000: 12, None: 4}
+BATCH_SIZE = 32
 
 
 def main(folder: Positional[Path], docs: Path = Path("docs"), seeds: int = SEEDS) -> None:
@@ -158,6 +160,8 @@ def tune(
         train=str(folder / f"{name}.csv"),
         eval=str(folder / "development.csv"),
         epochs=EPOCHS[labels],
+        batch_size=BATCH_SIZE,
+        eval_every=-(-len(drawn) // BATCH_SIZE) * EPOCHS[labels] // EVALUATIONS,
         optimizer="adamw",
         dropout=0.1,
         seed=seed,

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 import transformers
 import tyro
-from transformers import (
+from transformers import (  # type: ignore[attr-defined]  # of what its lazy module makes
     DataCollatorWithPadding,
     ElectraForSequenceClassification,
-    ElectraTokenizer,  # type: ignore[attr-defined]  # made by the lazy module
+    ElectraTokenizer,
     Trainer,
     TrainingArguments,
 )

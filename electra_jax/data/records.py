@@ -44,11 +44,13 @@ class Record(NamedTuple):
         return value
 
     def _check_text(self, text: str, column: str) -> None:
+        place = f"{self.where}, column {column!r}"
+        if "\0" in text:
+            raise UserError(f"{place} holds a NUL byte, so the file is binary or damaged; give UTF-8 text")
         try:
             text.encode()
         except UnicodeEncodeError as error:
             byte = ord(text[error.start]) & 0xFF  # surrogateescape keeps a broken byte in the low half
-            place = f"{self.where}, column {column!r}"
             raise UserError(f"{place}: byte 0x{byte:02X} is not UTF-8; convert the file to UTF-8") from None
 
 

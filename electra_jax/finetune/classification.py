@@ -1,5 +1,6 @@
 """Classification of a text or a pair of texts: one label an example, or any number of them."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +13,7 @@ from sklearn import metrics
 from electra_jax.data.records import Record
 from electra_jax.errors import UserError
 from electra_jax.finetune import losses
-from electra_jax.finetune.examples import EmptyFieldError, Example, Feature, list_of, sequence_of, text_of
+from electra_jax.finetune.examples import Example, Feature, list_of, sequence_of, text_of
 from electra_jax.finetune.task import Prediction, Scores, Task
 from electra_jax.hub.configs import TaskHead
 
@@ -109,9 +110,10 @@ class Classification(SequenceTask):
     def _multi_label_scores(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Scores:
         true = np.array([self._indicators(example.target) for example in examples])
         predicted = np.array([self._indicators(prediction["predicted"]) for prediction in predictions])
-        return {
-            "micro_f1": float(metrics.f1_score(true, predicted, average="micro", zero_division=0)),
-            "macro_f1": float(metrics.f1_score(true, predicted, average="macro", zero_division=0)),
+        each = [metrics.f1_score(*column, zero_division=0) for column in zip(true.T, predicted.T, strict=True)]
+        return {  # not by sklearn's averages, which take the indicators of a single label for two classes
+            "micro_f1": float(metrics.f1_score(true.ravel(), predicted.ravel(), zero_division=0)),
+            "macro_f1": float(np.mean(each)),
             "accuracy": float(metrics.accuracy_score(true, predicted)),
         }
 
@@ -121,8 +123,6 @@ class Classification(SequenceTask):
             return text_of(record, columns[0]).strip()
         if len(columns) > 1:
             return [column for column in columns if _has_label(record, column)]
-        if record.get(columns[0]) is None:
-            raise EmptyFieldError(f"{record.where}, column {columns[0]!r} is empty")
         return list_of(record, columns[0], SEPARATOR)
 
     def _labels(self, example: Example) -> Sequence[str]:
@@ -144,9 +144,10 @@ class Classification(SequenceTask):
 def _numbers_first(label: str) -> tuple[int, float, str]:
     """Sorts "2" before "10", and numbers before words."""
     try:
-        return 0, float(label), label
+        number = float(label)
     except ValueError:
-        return 1, 0.0, label
+        number = math.nan
+    return (1, 0.0, label) if math.isnan(number) else (0, number, label)  # a label "nan" is a word: it has no order
 
 
 def _has_label(record: Record, column: str) -> bool:

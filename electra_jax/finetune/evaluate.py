@@ -43,14 +43,15 @@ def evaluate(
 ) -> Evaluation:
     """Score the fine-tuned `model` on the labelled examples of `data`.
 
-    Written into `out` (MODEL/evaluation/NAME-OF-DATA, unless set) are metrics.json and, where the task has labels,
-    a confusion matrix and ROC curves as PNG; files of these names are replaced. Raises UserError for examples that
-    can't be read, or whose label training didn't have.
+    Written into `out` (evaluation/NAME-OF-DATA in the model's folder, unless set) are metrics.json and, where the task
+    has labels, a confusion matrix and ROC curves as PNG; files of these names are replaced. Raises UserError for
+    examples that can't be read, or whose label training didn't have.
     """
     fine_tuned = FineTuned.from_pretrained(model, compute)
     skipped: list[str] = []
     examples, predictions = predict_labelled(fine_tuned, str(data), empty, skipped)
-    folder = out or Path(model) / "evaluation" / Path(str(data)).name
+    beside = Path(model) if Path(model).is_dir() else Path()
+    folder = out or beside / "evaluation" / Path(str(data)).name
     scores = fine_tuned.task.scores(examples, predictions)
     confusion = _confusion(fine_tuned, examples, predictions)
     found = Evaluation(scores, len(examples), fine_tuned.labels, confusion, tuple(skipped), folder)

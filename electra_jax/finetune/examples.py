@@ -61,12 +61,16 @@ def text_of(record: Record, column: str) -> str:
 
 
 def list_of(record: Record, column: str, separator: str | None) -> list[str]:
-    """A column's list, or its text divided by `separator` (white space where it is None)."""
+    """A column's list, or its text divided by `separator` (white space where it is None). Raises as `text_of` does."""
     value = record.get(column)
+    if value is None:
+        raise EmptyFieldError(f"{record.where}, column {column!r} is empty")
     if isinstance(value, str):
         value = [part.strip() for part in value.split(separator) if part.strip()]
     if not isinstance(value, list):
         raise UserError(f"{record.where}, column {column!r} holds {value!r}, and a list is wanted")
+    if None in value:
+        raise EmptyFieldError(f"{record.where}, column {column!r} has an empty entry")
     return [str(part) for part in value]
 
 

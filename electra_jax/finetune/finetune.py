@@ -23,11 +23,22 @@ from electra_jax.finetune.tasks import make_task
 from electra_jax.finetune.tuner import RESULT, WEIGHTS, Result, Tuner
 from electra_jax.presets import read_toml, to_toml
 from electra_jax.report.progress import table
-from electra_jax.train.run import CONFIG, differences
+from electra_jax.train.run import differences
 
-SCORES, SEEDS, DATA = "scores.json", "seeds", "data.json"
+SETTINGS, SCORES, SEEDS, DATA = "finetune.toml", "scores.json", "seeds", "data.json"
 FREE = {"out", "log_every"}
-POSITIVE = ("batch_size", "seeds", "log_every", "learning_rate", "clip_norm", "layer_decay", "epochs", "eval_every")
+POSITIVE = (
+    "batch_size",
+    "seeds",
+    "log_every",
+    "learning_rate",
+    "clip_norm",
+    "layer_decay",
+    "epochs",
+    "eval_every",
+    "patience",
+    "stride",
+)
 
 
 @dataclass(frozen=True)
@@ -110,10 +121,10 @@ def _open_work(config: FinetuneConfig, data: FinetuneData) -> Path:
     if not (work / DATA).is_file():
         check_absent(work)
         work.mkdir(parents=True, exist_ok=True)
-        write_text(work / CONFIG, to_toml(config))
+        write_text(work / SETTINGS, to_toml(config))
         write_text(work / DATA, json.dumps(fingerprint))
         return work
-    for path, old, new in differences(read_toml(FinetuneConfig, work / CONFIG), config, FREE):
+    for path, old, new in differences(read_toml(FinetuneConfig, work / SETTINGS), config, FREE):
         raise UserError(f"{work}: this run has {path} = {old!r}, not {new!r}; give {old!r}, or delete the folder")
     if json.loads((work / DATA).read_text(encoding="utf-8")) != fingerprint:
         raise UserError(f"{work}: this run began with other examples; delete the folder, or name another")

@@ -10,7 +10,7 @@ from sklearn import metrics
 from electra_jax.data.records import Record
 from electra_jax.errors import UserError
 from electra_jax.finetune import losses
-from electra_jax.finetune.examples import Example, Feature, list_of, sequence_of, text_of
+from electra_jax.finetune.examples import EmptyFieldError, Example, Feature, list_of, sequence_of, text_of
 from electra_jax.finetune.task import Prediction, Scores, Task
 from electra_jax.hub.configs import TaskHead
 
@@ -39,6 +39,8 @@ class MultipleChoice(Task):
             choices = list_of(record, columns[0], SEPARATOR)
         else:
             choices = [text_of(record, column) for column in columns]
+        if not choices:
+            raise EmptyFieldError(f"{record.where}, column {columns[0]!r} is empty")
         if len(choices) < 2:
             raise UserError(f"{record.where}, column {columns[0]!r} has {len(choices)} choices; give two or more")
         return Example(record, (*self.texts(record), choices), self._target(record, choices) if labelled else None)
@@ -76,8 +78,9 @@ class MultipleChoice(Task):
         """The number of the right choice, counted from 0; a row gives it, or the choice itself."""
         column = self.settings.label[0]
         label = text_of(record, column).strip()
-        if label in choices:
-            return list(choices).index(label)
+        stripped = [choice.strip() for choice in choices]
+        if label in stripped:
+            return stripped.index(label)
         if not label.isdecimal() or int(label) >= len(choices):
             expected = f"a number from 0 to {len(choices) - 1}, or one of the choices"
             raise UserError(f"{record.where}, column {column!r} is {label!r}; give {expected}")

@@ -95,9 +95,11 @@ class QuestionAnswering(Task):
             return self
         # Going up through the differences, one example after the other gets its answer.
         pairs = sorted(zip(predictions, examples, strict=True), key=lambda pair: pair[0]["null_difference"])
-        gains = [_best(f1, pair[0]["best_answer"], pair[1].target) - (not pair[1].target) for pair in pairs]
-        answered = int(np.argmax(np.cumsum([0.0, *gains])))
-        differences = [pair[0]["null_difference"] for pair in pairs]
+        differences = [prediction["null_difference"] for prediction, _ in pairs]
+        gains = [_best(f1, p["best_answer"], e.target) - _best(f1, "", e.target) for p, e in pairs]
+        totals = np.cumsum([0.0, *gains])
+        tied = [False, *np.equal(differences[:-1], differences[1:]), False]  # no threshold divides equal differences
+        answered = int(np.argmax(np.where(tied, -np.inf, totals)))
         if answered == 0:
             return self.with_settings(null_threshold=differences[0] - 1.0)
         following = differences[answered] if answered < len(differences) else differences[-1]
@@ -130,20 +132,22 @@ class QuestionAnswering(Task):
         column = self.settings.label[0]
         value = record.get(column)
         if isinstance(value, Mapping):
-            starts = value.get("answer_start") or [None] * len(value.get("text", ()))
-            value = [{"text": t, "answer_start": s} for t, s in zip(value.get("text", ()), starts, strict=True)]
+            value = _pairs(value, f"{record.where}, column {column!r}")
         elif isinstance(value, str):
             value = [{"text": value, "answer_start": None}] if value.strip() else []
         if not isinstance(value or [], list):
             raise UserError(f"{record.where}, column {column!r} holds {value!r}, and answers are wanted")
-        return [_answer(answer, context, f"{record.where}, column {column!r}") for answer in value or ()]
+        answers = [_answer(answer, context, f"{record.where}, column {column!r}") for answer in value or ()]
+        return [answer for answer in answers if answer.text]
 
 
 def read_squad(path: Path) -> Iterator[Record] | None:
     """The questions of a file in SQuAD's own format (1.1 or 2.0), a row each; None where it is another JSON file."""
     content = read_json(path)
     articles = content.get("data") if isinstance(content, dict) else None
-    if not isinstance(articles, list) or not articles or not all("paragraphs" in article for article in articles):
+    if not isinstance(articles, list) or not articles:
+        return None
+    if not all(isinstance(article, Mapping) and "paragraphs" in article for article in articles):
         return None
     return _squad_records(articles, path)
 
@@ -164,15 +168,30 @@ def _squad_records(articles: Sequence[Mapping[str, Any]], path: Path) -> Iterato
                 yield Record(str(path), number, values)
 
 
+def _pairs(columns: Mapping[str, Any], where: str) -> list[Any]:
+    """The pairs of {"text": [...], "answer_start": [...]}; of {"text": "...", "answer_start": 0}, the one."""
+    texts, starts = columns.get("text"), columns.get("answer_start")
+    if isinstance(texts, str):
+        return [columns]
+    texts = [] if texts is None else texts
+    starts = starts or [None] * len(texts)
+    if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
+        raise UserError(f"{where} holds {columns!r}, and a list of texts and one of as many starts is wanted")
+    return [{"text": text, "answer_start": start} for text, start in zip(texts, starts, strict=True)]
+
+
 def _answer(answer: Any, context: str, where: str) -> Answer:
+    """The answer, checked, and without white space around it, which no token holds; "" stands for none."""
     if not isinstance(answer, Mapping) or not isinstance(answer.get("text"), str):
         raise UserError(f"{where} holds {answer!r}, and an answer is text and answer_start")
     text, start = answer["text"], answer.get("answer_start")
+    if not text.strip():
+        return Answer("", 0)
     found = context.find(text) if start is None else start
     if not isinstance(found, int) or found < 0 or context[found : found + len(text)] != text:
         place = "" if start is None else f" at character {start}"
         raise UserError(f"{where}: answer {text!r} does not occur in the context{place}; correct it")
-    return Answer(text, found)
+    return Answer(text.strip(), found + len(text) - len(text.lstrip()))
 
 
 def _window(encoding: Encoding, answers: Sequence[Answer] | None) -> Feature:

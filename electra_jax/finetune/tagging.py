@@ -18,6 +18,8 @@ from electra_jax.hub.configs import TaskHead
 
 CHUNK_LABEL = re.compile(r"O|[BIESUL]-.+")
 """A label of a scheme that marks chunks of words, as IOB2 does."""
+BILOU = {"L-": "E-", "U-": "S-"}
+"""Its markers as seqeval knows them, which takes neighbouring U-X and U-X for one chunk."""
 
 
 class Tagging(Task):
@@ -50,6 +52,8 @@ class Tagging(Task):
         if not labelled:
             return Example(record, (words,))
         tags = list_of(record, self.settings.label[0], separator=None)
+        if not tags:
+            raise EmptyFieldError(f"{record.where}, column {self.settings.label[0]!r} is empty")
         if len(tags) != len(words):
             counts = f"{len(tags)} labels for {len(words)} words"
             raise UserError(f"{record.where}, column {self.settings.label[0]!r}: {counts}; give one for each")
@@ -79,7 +83,8 @@ class Tagging(Task):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a score over no chunk, which is 0
             measures = {"f1": chunks.f1_score, "precision": chunks.precision_score, "recall": chunks.recall_score}
-            return {name: float(measure(true, predicted)) for name, measure in measures.items()} | accuracy
+            both = [[[BILOU.get(tag[:2], tag[:2]) + tag[2:] for tag in tags] for tags in s] for s in (true, predicted)]
+            return {name: float(measure(*both)) for name, measure in measures.items()} | accuracy
 
     def _marks_chunks(self) -> bool:
         return all(CHUNK_LABEL.fullmatch(label) for label in self.settings.labels)

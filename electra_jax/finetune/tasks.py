@@ -91,6 +91,8 @@ def task_of(settings: TaskSettings, tokenizer: PreTrainedTokenizerFast) -> Task:
 def _check(settings: TaskSettings, kind: type[Task], positions: int) -> None:
     if not SHORTEST <= settings.length <= positions:
         raise UserError(f"length: {settings.length} is not between {SHORTEST} and the model's {positions} positions")
+    if settings.stride < 0:
+        raise UserError(f"stride: {settings.stride} is below 0")
     if len(settings.text) not in kind.texts_allowed:
         allowed = " or ".join(map(str, kind.texts_allowed))
         raise UserError(f"text: {len(settings.text)} columns are named, and {kind.name} reads {allowed}")

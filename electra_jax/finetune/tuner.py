@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -142,9 +142,9 @@ class Tuner:
         self, seed: int, state: State, log: MetricsLog, progress: TrainingProgress, checkpoints: Checkpoints
     ) -> None:
         clock, every = Clock(), self.config.eval_every or self.steps_per_epoch
-        done = int(state["step"])
+        done, scores = int(state["step"]), _eval_scores(log.file)
         batches = self._batches(seed, done)
-        while done < self.steps and not self._gave_up(log):
+        while done < self.steps and not self._gave_up(scores):
             state = self.step(state, put_batch(next(batches), self.mesh), np.uint32(seed))
             done += 1
             clock.tick(state["window"])
@@ -152,8 +152,8 @@ class Tuner:
             if done % self.config.log_every == 0 or done == self.steps:
                 state |= {"window": self._record(state, done, clock, log, progress)}
             if done % every == 0 or done == self.steps:
-                score = self._evaluate(state["params"], done, log, progress)
-                checkpoints.save(done, state, score)
+                scores += self._evaluate(state["params"], done, log, progress)
+                checkpoints.save(done, state, scores[-1] if scores else None)
                 clock.restart()
 
     def _record(self, state: State, done: int, clock: Clock, log: MetricsLog, progress: TrainingProgress) -> jax.Array:
@@ -167,14 +167,15 @@ class Tuner:
         progress.train(done, record, (self.steps - done) * clock.seconds_a_step)
         return jnp.zeros_like(state["window"])
 
-    def _evaluate(self, params: Params, done: int, log: MetricsLog, progress: TrainingProgress) -> float | None:
+    def _evaluate(self, params: Params, done: int, log: MetricsLog, progress: TrainingProgress) -> list[float]:
+        """The score, written down; nothing where no example is held out."""
         if not self.data.eval.examples:
-            return None
+            return []
         scores = self._scores(self.task, params)[1]
         figures = {"score": scores[self.metric], **scores}
         log.write("eval", done, figures)
         progress.evaluation(done, figures)
-        return figures["score"]
+        return [figures["score"]]
 
     def _scores(self, task: Task, params: Params) -> tuple[list[dict[str, Any]], Scores]:
         split = self.data.eval
@@ -196,16 +197,15 @@ class Tuner:
                 yield collate([self.features[i] for i in plan.indices], self.config.batch_size, plan.length)
             epoch, skip = epoch + 1, 0
 
-    def _gave_up(self, log: MetricsLog) -> bool:
+    def _gave_up(self, scores: Sequence[float]) -> bool:
         """Whether `patience` evaluations in a row were no better than the best before them."""
-        scores = [record["score"] for record in read_metrics(log.file) if record["kind"] == "eval"]
         if self.config.patience is None or not scores:
             return False
         return len(scores) - 1 - int(np.argmax(scores)) >= self.config.patience
 
     def _best_step(self, folder: Path) -> int:
         """The evaluation of the highest score, the first of equals."""
-        records = [record for record in read_metrics(folder / METRICS) if record["kind"] == "eval"]
+        records = _eval_records(folder / METRICS)
         return max(records, key=lambda record: (record["score"], -record["step"]))["step"]
 
     def _keep(self, seed: int, step: int, params: Params, folder: Path) -> Result:
@@ -244,3 +244,11 @@ class Tuner:
         """The model that a seed left in `folder`."""
         task = self.task.with_settings(null_threshold=result.null_threshold)
         return FineTuned(self.model, self.best_params(folder), task, self.config.compute)
+
+
+def _eval_records(file: Path) -> list[dict[str, Any]]:
+    return [record for record in read_metrics(file) if record["kind"] == "eval"]
+
+
+def _eval_scores(file: Path) -> list[float]:
+    return [record["score"] for record in _eval_records(file)]

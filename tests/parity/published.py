@@ -46,7 +46,12 @@ def our_config(name: str, kind: Kind) -> ElectraConfig:
 
 def torch_model(config: transformers.ElectraConfig, kind: Kind) -> PreTrainedModel:
     """In evaluation mode; no parameter is zero or one, nor equal to another."""
-    model = CLASSES[kind](config).eval()
+    return randomized(CLASSES[kind](config))
+
+
+def randomized(model: PreTrainedModel) -> PreTrainedModel:
+    """The same in evaluation mode; no parameter is zero or one, nor equal to another."""
+    model = model.eval()
     random = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

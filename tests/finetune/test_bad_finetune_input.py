@@ -1,0 +1,210 @@
+"""What a person can get wrong when they fine-tune and use the result: one line, status 2, nothing half-written."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import micro
+import pytest
+
+from electra_jax import cli
+from electra_jax.config import FinetuneConfig
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+Failing = Callable[..., str]
+GOOD = "label,text\ngood,a fox\nbad,two dogs\n"
+
+
+@pytest.fixture
+def fail(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Failing:
+    """Runs a command that must fail without a trace on disk; returns what its one line says after the name."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+
+    def run(command: str, *arguments: object) -> str:
+        before = micro.files(tmp_path)
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as exit:
+            cli.main([command, *map(str, arguments)])
+        assert exit.value.code == 2
+        assert micro.files(tmp_path) == before
+        assert not [path for path in tmp_path.rglob("*") if path.name.startswith((".", "out"))]
+        error = capfd.readouterr().err
+        assert error.count("\n") == 1, error
+        assert error.startswith(f"electra-jax {command}: ")
+        return error.removeprefix(f"electra-jax {command}: ").rstrip("\n")
+
+    return run
+
+
+@pytest.fixture
+def finetune(fail: Failing, pretrained: Path, tmp_path: Path) -> Failing:
+    """`finetune` on a file of the given content, which must fail."""
+
+    def run(content: str | bytes, *options: object, name: str = "train.csv") -> str:
+        (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
+        model = [] if "--model" in options else ["--model", pretrained]
+        return fail("finetune", *model, "--train", tmp_path / name, "--out", tmp_path / "out", *options)
+
+    return run
+
+
+# --- examples -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "says"),
+    [
+        ("text,sentiment\na,b\n", [], "train.csv: row 1: has no column 'label'; there are: text, sentiment"),
+        ("label,body\na,b\n", [], "train.csv: row 1: has no column 'text'; there are: label, body"),
+        ("label,text\na,b\na,c\n", [], "train.csv: column 'label' has one value only, 'a'; a classifier needs two"),
+        ("", [], "train.csv: holds no rows"),
+        ("label,text\n", [], "train.csv: holds no rows"),
+        (b"label,text\na,b\nb,caf\xe9\n", [], "train.csv: row 2, column 'text': byte 0xE9 is not UTF-8"),
+        ("label,text\na,b\nb, \n", [], "train.csv: row 2, column 'text' is empty; fill it in, or leave such rows out"),
+        ("label,text\na,b\n,c\n", [], "train.csv: row 2, column 'label' is empty; fill it in, or leave such rows out"),
+        ("label,text\n,b\n", ["--empty", "skip"], "train.csv: all of its 1 rows have empty fields"),
+        ("label,text\nx,b\n", ["--task", "regression"], "train.csv: row 1, column 'label': 'x' is no number"),
+        (
+            "tokens,tags\na b,O\n",
+            ["--task", "tagging"],
+            "train.csv: row 1, column 'tags': 1 labels for 2 words; give one for each",
+        ),
+        (
+            "context,choices,label\na,b|c,2\n",
+            ["--task", "multiple-choice"],
+            "train.csv: row 1, column 'label' is '2'; give a number from 0 to 1, or one of the choices",
+        ),
+        (GOOD, ["--label", "label", "text"], "label: 2 columns are named; name one, or give --multi-label"),
+        (GOOD, ["--text", "a", "b", "c"], "text: 3 columns are named, and classification reads 1 or 2"),
+        (GOOD, ["--metric", "bleu", "--eval-fraction", 0], "metric: 'bleu' is none of this task's: accuracy, "),
+        (GOOD, ["--length", 49], "length: 49 is not between 16 and the model's 48 positions"),
+        (GOOD, ["--eval-fraction", 1.5], "eval_fraction: 1.5 is not from 0 to below 1"),
+        (GOOD, ["--eval-fraction", 0.5, "--stratify"], "eval_fraction: 0.5 of 2 examples: "),
+        (GOOD, ["--epochs", 0], "epochs: 0.0 is not above 0"),
+        (GOOD, ["--seed", -1], "seed: -1 is not between 0 and"),
+        (GOOD, ["--dropout", 1], "dropout: 1.0 is not from 0 to below 1"),
+        (GOOD, ["--eval", "none.csv"], "none.csv: no such file or folder"),
+    ],
+)
+def test_examples_and_settings(finetune: Failing, tmp_path: Path, content: str, options: list, says: str) -> None:
+    assert finetune(content, *options).removeprefix(f"{tmp_path}/").startswith(says)
+
+
+def test_a_label_that_training_does_not_have(finetune: Failing, tmp_path: Path) -> None:
+    (tmp_path / "eval.csv").write_text("label,text\ngood,a\nugly,b\n")
+    line = finetune(GOOD, "--eval", tmp_path / "eval.csv")
+    assert line == f"{tmp_path}/eval.csv: row 2, column 'label': label 'ugly' is none of training: bad, good"
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        ({"text": "cat", "answer_start": 0}, "answer 'cat' does not occur in the context at character 0; correct it"),
+        ({"text": "fox", "answer_start": 1}, "answer 'fox' does not occur in the context at character 1; correct it"),
+    ],
+)
+def test_an_answer_that_the_context_does_not_have(finetune: Failing, tmp_path: Path, answer: dict, says: str) -> None:
+    questions = [{"id": "q1", "question": "who?", "answers": [answer]}]
+    content = {"data": [{"paragraphs": [{"context": "the quick fox", "qas": questions}]}]}
+    line = finetune(json.dumps(content), "--task", "question-answering", name="squad.json")
+    assert line == f"{tmp_path}/squad.json: row 1, column 'answers': {says}"
+
+
+def test_no_examples(fail: Failing, pretrained: Path, tmp_path: Path) -> None:
+    line = fail("finetune", "--model", pretrained, "--out", tmp_path / "out")
+    assert line.startswith("train: none is given; name a file of examples")
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.xlsx"])
+def test_a_file_of_another_kind(finetune: Failing, tmp_path: Path, name: str) -> None:
+    says = "can't be read as Parquet: " if name == "a.parquet" else "files of this kind can't be read; give .csv"
+    assert finetune("no", name=name).startswith(f"{tmp_path}/{name}: {says}")
+
+
+# --- models -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def model(pretrained: Path, tmp_path: Path) -> Path:
+    """A copy of the pretrained folder."""
+    return Path(shutil.copytree(pretrained, tmp_path / "model"))
+
+
+def test_another_architecture(finetune: Failing, model: Path) -> None:
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"model_type": "bert"}))
+    line = finetune(GOOD, "--model", model)
+    assert line.startswith(f"{model}/config.json: is of another architecture (model_type 'bert')")
+
+
+def test_no_weights(finetune: Failing, model: Path) -> None:
+    (model / "model.safetensors").unlink()
+    assert finetune(GOOD, "--model", model).startswith(f"{model}: holds no weights")
+
+
+def test_weights_that_were_cut_short(finetune: Failing, model: Path) -> None:
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert finetune(GOOD, "--model", model).startswith(f"{weights}: damaged, or cut short (")
+
+
+def test_a_folder_that_is_not_there(finetune: Failing, tmp_path: Path) -> None:
+    line = finetune(GOOD, "--model", tmp_path / "none")
+    assert line.startswith(f"{tmp_path}/none: no such folder; give a model's folder, or its name on the hub")
+
+
+def test_a_folder_that_is_there_already(fail: Failing, pretrained: Path, tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "a.txt").write_text("a")
+    (tmp_path / "train.csv").write_text(GOOD)
+    out = ["--out", tmp_path / "taken"]
+    line = fail("finetune", "--model", pretrained, "--train", tmp_path / "train.csv", *out)
+    assert line.startswith(f"{tmp_path}/taken: already exists and is not empty")
+
+
+# --- predict, evaluate, detect ------------------------------------------------------------------------------------
+
+
+def test_predicting_by_a_model_that_was_not_fine_tuned(fail: Failing, pretrained: Path, tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text(GOOD)
+    line = fail("predict", "--model", pretrained, "--in", tmp_path / "in.csv", "--out", tmp_path / "out.csv")
+    assert line.startswith(f"{pretrained}/config.json: holds ElectraForPreTraining, which is no fine-tuned model")
+
+
+@pytest.mark.parametrize(
+    ("content", "out", "says"),
+    [
+        ("label\na\n", "out.csv", "in.csv: row 1: has no column 'text'; there are: label"),
+        ('text\na\nb\n" "\n', "out.csv", "in.csv: row 3, column 'text' is empty; fill it in, or leave"),
+        ("text,predicted\na,b\n", "out.csv", "in.csv: row 1: has a column 'predicted' already"),
+        ("text\na\n", "out.xlsx", "out.xlsx: files of this kind can't be written; name one of .csv"),
+        ("text\na\n", "none/out.csv", "none/out.csv: can't be made there: "),
+    ],
+)
+def test_predicting(fail: Failing, learnt: FinetuneConfig, tmp_path: Path, content: str, out: str, says: str) -> None:
+    (tmp_path / "in.csv").write_text(content)
+    line = fail("predict", "--model", learnt.out, "--in", tmp_path / "in.csv", "--out", tmp_path / out)
+    assert line.startswith(f"{tmp_path}/{says}")
+
+
+def test_evaluating_a_label_that_training_did_not_have(fail: Failing, learnt: FinetuneConfig, tmp_path: Path) -> None:
+    (tmp_path / "data.csv").write_text("label,text\ngood,a\nugly,b\n")
+    paths = ["--data", tmp_path / "data.csv", "--out", tmp_path / "out"]
+    line = fail("evaluate", "--model", learnt.out, *paths)
+    assert line == f"{tmp_path}/data.csv: row 2, column 'label': label 'ugly' is none of training: bad, good"
+
+
+def test_detecting_by_a_fine_tuned_model(fail: Failing, learnt: FinetuneConfig) -> None:
+    line = fail("detect", "--model", learnt.out, "a fox")
+    assert "neither of ELECTRA's pretraining heads" in line
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [(" ", "the text: is empty"), ("fox " * 60, "the text: has 62 tokens, and the model 48 positions")],
+)
+def test_detecting_a_text_that_does_not_fit(fail: Failing, pretrained: Path, text: str, says: str) -> None:
+    assert fail("detect", "--model", pretrained, text).startswith(says)

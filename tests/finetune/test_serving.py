@@ -1,0 +1,163 @@
+"""What is done with a fine-tuned folder: by transformers, by predict, evaluate and detect."""
+
+import csv
+import html
+import json
+import re
+from pathlib import Path
+
+import micro
+import numpy as np
+import pytest
+import transformers
+from scipy.special import expit
+from sklearn import metrics
+
+from electra_jax.config import FinetuneConfig
+from electra_jax.data.records import read_file
+from electra_jax.data.tokenizer import load_tokenizer
+from electra_jax.errors import UserError
+from electra_jax.finetune.detect import coloured, detect, write_html
+from electra_jax.finetune.evaluate import evaluate
+from electra_jax.finetune.model import Classifier, FineTuned
+from electra_jax.finetune.predict import predict
+from electra_jax.hub.pretrained import Discriminator
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+PNG = b"\x89PNG\r\n\x1a\n"
+TEXTS = ["the quick fox", "two lazy dogs under grey skies", "a fox and small towns"]
+
+
+def test_a_pipeline_of_transformers_gives_our_answers(learnt: FinetuneConfig) -> None:
+    pipeline = transformers.pipeline("text-classification", model=str(learnt.out), top_k=None)
+    ours = Classifier.from_pretrained(learnt.out)(TEXTS)
+    for theirs, answer in zip(pipeline(TEXTS), ours, strict=True):
+        assert answer["predicted"] == theirs[0]["label"]
+        for label in theirs:
+            assert answer[f"probability_{label['label']}"] == pytest.approx(label["score"], abs=1e-5)
+
+
+def test_the_classifier_has_learnt_it(learnt: FinetuneConfig) -> None:
+    answers = Classifier.from_pretrained(learnt.out)(["quiet rivers and a fox", "dogs running near towns"])
+    assert [answer["predicted"] for answer in answers] == ["good", "bad"]
+
+
+def test_a_classifier_of_texts_takes_no_pairs(learnt: FinetuneConfig) -> None:
+    with pytest.raises(UserError, match="this model is a classification of the columns text"):
+        Classifier.from_pretrained(learnt.out)(["a"], ["b"])
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet", "jsonl.gz"])
+def test_rows_are_written_with_what_is_predicted(learnt: FinetuneConfig, tmp_path: Path, suffix: str) -> None:
+    (tmp_path / "in.jsonl").write_text(
+        "".join(json.dumps({"n": str(n), "text": t}) + "\n" for n, t in enumerate(TEXTS))
+    )
+    result = predict(learnt.out, tmp_path / "in.jsonl", tmp_path / f"out.{suffix}")
+
+    expected = FineTuned.from_pretrained(learnt.out).predict([{"text": text} for text in TEXTS])
+    assert result.rows == 3
+    for number, (record, answer) in enumerate(zip(read_file(tmp_path / f"out.{suffix}"), expected, strict=True)):
+        assert list(record.values) == ["n", "text", *answer]
+        assert (record.values["n"], record.values["text"]) == (str(number), TEXTS[number])
+        assert record.values["predicted"] == answer["predicted"]
+        assert float(record.values["probability_good"]) == pytest.approx(answer["probability_good"])
+
+
+def test_rows_that_are_empty_are_left_out_and_named(learnt: FinetuneConfig, tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text('text\na fox\n""\ntwo dogs\n')
+    result = predict(learnt.out, tmp_path / "in.csv", tmp_path / "out.csv", empty="skip")
+    assert result.rows == len(list(read_file(tmp_path / "out.csv"))) == 2
+    assert result.skipped == (f"{tmp_path}/in.csv: row 2, column 'text' is empty",)
+
+
+def test_a_mistake_in_the_last_row_leaves_nothing(learnt: FinetuneConfig, tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text("text\n" + "a fox\n" * 3000 + '""\n')
+    (tmp_path / "out.csv").write_text("kept")
+    with pytest.raises(UserError, match="row 3001, column 'text' is empty"):
+        predict(learnt.out, tmp_path / "in.csv", tmp_path / "out.csv")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "out.csv"]
+    assert (tmp_path / "out.csv").read_text() == "kept"
+
+
+PEAK = """
+import resource, sys
+from pathlib import Path
+from electra_jax import predict
+predict(sys.argv[1], sys.argv[2], Path(sys.argv[3]))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_file(learnt: FinetuneConfig, tmp_path: Path) -> None:
+    peaks = []
+    for rows in (4_000, 200_000):
+        (tmp_path / f"{rows}.csv").write_text("text\n" + "the quick fox jumps over lazy dogs\n" * rows)
+        paths = [str(path) for path in (learnt.out, tmp_path / f"{rows}.csv", tmp_path / f"{rows}.out.csv")]
+        process = micro.python("-c", PEAK, *paths)
+        assert process.returncode == 0, process.stderr
+        peaks.append(int(process.stdout))
+    assert peaks[1] - peaks[0] < 60  # MB; the rows alone are 40 MB as Python objects, thrice over
+
+
+# --- evaluate -----------------------------------------------------------------------------------------------------
+
+
+def test_an_evaluation_is_that_of_the_predictions(learnt: FinetuneConfig, examples: Path, tmp_path: Path) -> None:
+    found = evaluate(learnt.out, examples, tmp_path / "evaluation")
+    predict(learnt.out, examples, tmp_path / "out.csv")
+    with (tmp_path / "out.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    true, predicted = ([row[name] for row in rows] for name in ("label", "predicted"))
+
+    assert found.scores["accuracy"] == metrics.accuracy_score(true, predicted) > 0.9
+    positive = [label == "good" for label in true]
+    assert found.scores["auc"] == pytest.approx(
+        metrics.roc_auc_score(positive, [float(row["probability_good"]) for row in rows])
+    )
+    assert np.array(found.confusion).tolist() == metrics.confusion_matrix(true, predicted).tolist()
+    content = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())
+    assert content == {
+        "examples": 160,
+        "left_out": 0,
+        "scores": found.scores,
+        "labels": ["bad", "good"],
+        "confusion": [list(row) for row in found.confusion],
+    }
+    for name in ("confusion.png", "roc.png"):
+        assert (tmp_path / "evaluation" / name).read_bytes().startswith(PNG)
+
+
+def test_an_evaluation_stands_in_the_models_folder(learnt: FinetuneConfig, examples: Path) -> None:
+    assert evaluate(learnt.out, examples).folder == learnt.out / "evaluation" / examples.name
+
+
+# --- detect -------------------------------------------------------------------------------------------------------
+
+
+def test_probabilities_are_those_of_the_discriminator(pretrained: Path) -> None:
+    (found,) = detect(pretrained, ["The quick  fox & dogs"])
+    ids = load_tokenizer(pretrained)("The quick  fox & dogs")["input_ids"]
+    expected = expit(np.asarray(Discriminator.from_pretrained(pretrained)([ids]))[0])[1:-1]
+
+    assert found.tokens == ("the", "quick", "fox", "&", "dogs")
+    np.testing.assert_allclose(found.probabilities, expected, atol=1e-6)
+    assert [found.text[start:stop] for start, stop in found.spans] == ["The", "quick", "fox", "&", "dogs"]
+
+
+def test_the_coloured_text_is_the_text(pretrained: Path) -> None:
+    (found,) = detect(pretrained, ["The quick  fox & dogs"])
+    assert re.sub(r"\(\d+%\)", "", coloured(found).plain) == "The quick  fox & dogs"
+
+
+def test_a_page_holds_every_token_escaped(pretrained: Path, tmp_path: Path) -> None:
+    found = detect(pretrained, ["<b> fox & dogs", "two dogs"])
+    write_html(found, "my <model>", tmp_path / "a.html")
+    page = (tmp_path / "a.html").read_text(encoding="utf-8")
+
+    assert "my &lt;model&gt;" in page
+    assert page.count("<span") == sum(len(one.tokens) for one in found)
+    spans = re.findall(r"<p>(<span.*?)</p>", page)
+    assert [html.unescape(re.sub(r"<.*?>", "", span)) for span in spans] == ["<b> fox & dogs", "two dogs"]
+    assert f'title="fox {found[0].probabilities[3]:.1%}"' in page
