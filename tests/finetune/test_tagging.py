@@ -1,0 +1,122 @@
+"""Labels of words: how they stand at tokens, and how they are read back."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerFast
+
+from electra_jax.config import FinetuneConfig
+from electra_jax.data.records import Record
+from electra_jax.data.tokenizer import load_tokenizer
+from electra_jax.errors import UserError
+from electra_jax.finetune.examples import IGNORED, EmptyFieldError, Example
+from electra_jax.finetune.tagging import Tagging
+from electra_jax.finetune.task import Task
+from electra_jax.finetune.tasks import make_task
+
+LABELS = ("O", "B-X", "I-X")
+
+
+@pytest.fixture(scope="module")
+def pieces(tokenizer: Path) -> PreTrainedTokenizerFast:
+    """Of which many words are several tokens."""
+    return load_tokenizer(tokenizer)
+
+
+def make(pieces: PreTrainedTokenizerFast, **changes: Any) -> Task:
+    config = FinetuneConfig("model", Path("out"), task="tagging", **({"length": 16} | changes))
+    return make_task(config, pieces, positions=512).with_settings(labels=LABELS)
+
+
+def example(words: list[str], tags: list[str] | None = None) -> Example:
+    return Example(Record("a.jsonl", 1, {}), (words,), tags)
+
+
+def test_the_first_token_of_a_word_has_its_label_as_transformers_aligns_them(pieces: PreTrainedTokenizerFast) -> None:
+    words, tags = ["quick", "foxes", "jumped", "ov"], ["B-X", "I-X", "O", "O"]
+    ((feature,),) = make(pieces, length=64).features([example(words, tags)])
+    encoded = pieces(words, is_split_into_words=True)
+
+    assert feature.ids[0].tolist() == encoded["input_ids"]
+    owners = encoded.word_ids()
+    expected = [
+        LABELS.index(tags[owner]) if owner is not None and owner != owners[i - 1] else IGNORED
+        for i, owner in enumerate(owners)
+    ]
+    assert feature.target is not None
+    assert feature.target.tolist() == expected
+    assert len(owners) > len(words) + 2  # some have several tokens, or this shows nothing
+
+
+WORDS = st.lists(st.text("abcdefghijklmnopqrstuvwxyz", min_size=1, max_size=9), min_size=1, max_size=40)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(words=WORDS, numbers=st.randoms(use_true_random=False))
+def test_every_word_is_read_once_however_many_windows(
+    pieces: PreTrainedTokenizerFast, words: list[str], numbers: Any
+) -> None:
+    task = make(pieces)
+    given_tags = [numbers.choice(LABELS) for _ in words]
+    ((*windows,),) = task.features([example(words, given_tags)])
+    assert all(window.length <= 16 for window in windows)
+    # logits that say what the targets say, and at other tokens anything
+    targets = [np.asarray(window.target) for window in windows]
+    logits = [np.eye(3)[np.where(target == IGNORED, numbers.randint(0, 2), target)] for target in targets]
+    assert task.predict(example(words), windows, logits)["predicted"] == given_tags
+
+
+def test_a_word_without_tokens_is_unknown_and_keeps_its_label(pieces: PreTrainedTokenizerFast) -> None:
+    ((feature,),) = make(pieces).features([example(["fox", "\u200b", "dogs"], ["O", "B-X", "O"])])
+    assert feature.marks is not None
+    assert feature.ids[0][feature.marks[1]] == pieces.unk_token_id
+
+
+def test_a_word_longer_than_a_window_is_cut(pieces: PreTrainedTokenizerFast) -> None:
+    ((first, second),) = make(pieces).features([example(["o" * 80, "fox"], ["B-X", "O"])])
+    assert first.length <= 16
+    assert first.marks is not None
+    assert first.marks.tolist() == [1]
+    assert second.length < 16
+
+
+@pytest.mark.parametrize("value", [["a", "fox"], "a fox", " a  fox "])
+def test_words_are_a_list_or_stand_between_spaces(pieces: PreTrainedTokenizerFast, value: Any) -> None:
+    found = make(pieces).read(Record("a.csv", 1, {"tokens": value, "tags": "O B-X"}), labelled=True)
+    assert (found.inputs, found.target) == ((["a", "fox"],), ["O", "B-X"])
+
+
+def test_what_is_wrong_is_told_with_its_place(pieces: PreTrainedTokenizerFast) -> None:
+    task = make(pieces)
+    with pytest.raises(UserError, match=r"a.csv: row 2, column 'tags': 1 labels for 2 words; give one for each"):
+        task.read(Record("a.csv", 2, {"tokens": "a fox", "tags": "O"}), labelled=True)
+    with pytest.raises(EmptyFieldError, match=r"a.csv: row 2, column 'tokens' is empty"):
+        task.read(Record("a.csv", 2, {"tokens": "", "tags": ""}), labelled=True)
+    with pytest.raises(UserError, match=r"a.jsonl: row 1, column 'tags': label 'B-Y' is none of training: O, B-X, I-X"):
+        task.features([example(["fox"], ["B-Y"])])
+    with pytest.raises(UserError, match=r"a.csv: column 'tags' has fewer than two labels"):
+        task.fitted([example(["fox"], ["O"])], "a.csv")
+
+
+def test_labels_are_those_of_training_with_o_first(pieces: PreTrainedTokenizerFast) -> None:
+    assert make(pieces).fitted([example(["a", "b"], ["B-X", "O"])], "a").settings.labels == ("O", "B-X")
+
+
+def test_scores_are_of_chunks(pieces: PreTrainedTokenizerFast) -> None:
+    true = [["B-X", "I-X", "O", "B-X"], ["O", "B-X"]]
+    predicted = [["B-X", "I-X", "O", "O"], ["B-X", "B-X"]]  # 2 of 3 chunks found, 2 of 3 right
+    scores = make(pieces).scores(
+        [example(["w"] * len(tags), tags) for tags in true], [{"predicted": tags} for tags in predicted]
+    )
+    assert scores == pytest.approx({"f1": 2 / 3, "precision": 2 / 3, "recall": 2 / 3, "accuracy": 4 / 6})
+
+
+def test_labels_that_mark_no_chunks_are_scored_by_accuracy(pieces: PreTrainedTokenizerFast) -> None:
+    task = make(pieces).with_settings(labels=("NOUN", "VERB"))
+    assert isinstance(task, Tagging)
+    assert task.metrics == ("accuracy",)
+    assert task.scores([example(["a", "b"], ["NOUN", "VERB"])], [{"predicted": ["NOUN", "NOUN"]}]) == {"accuracy": 0.5}
