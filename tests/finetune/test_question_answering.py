@@ -24,23 +24,6 @@ from electra_jax.finetune.task import Task
 from electra_jax.finetune.tasks import make_task
 
 WORDS = list(dict.fromkeys(micro.WORDS.split()))[:15]
-    "the",
-    "quick",
-    "brown",
-    "fox",
-    "jumps",
-    "over",
-    "lazy",
-    "dogs",
-    "while",
-    "running",
-    "near",
-    "quiet",
-    "rivers",
-    "and",
-    "small",
-    "towns",
-]
 
 
 @pytest.fixture(scope="module")
