@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from electra_jax.data.prepare import prepare
     from electra_jax.data.vocab import train_vocabulary
     from electra_jax.errors import UserError
-    from electra_jax.finetune.detect import detect
-    from electra_jax.finetune.evaluate import evaluate
-    from electra_jax.finetune.finetune import finetune
-    from electra_jax.finetune.model import Classifier, FineTuned
-    from electra_jax.finetune.predict import predict
+    from electra_jax.finetuning.detect import detect
+    from electra_jax.finetuning.evaluate import evaluate
+    from electra_jax.finetuning.finetune import finetune
+    from electra_jax.finetuning.model import Classifier, FineTuned
+    from electra_jax.finetuning.predict import predict
     from electra_jax.hub.pretrained import Discriminator, Generator
     from electra_jax.model import Electra
     from electra_jax.presets import load_config
@@ -55,11 +55,11 @@ _HOMES = {
     "electra_jax.data.prepare": ("prepare",),
     "electra_jax.data.vocab": ("train_vocabulary",),
     "electra_jax.errors": ("UserError",),
-    "electra_jax.finetune.detect": ("detect",),
-    "electra_jax.finetune.evaluate": ("evaluate",),
-    "electra_jax.finetune.finetune": ("finetune",),
-    "electra_jax.finetune.model": ("Classifier", "FineTuned"),
-    "electra_jax.finetune.predict": ("predict",),
+    "electra_jax.finetuning.detect": ("detect",),
+    "electra_jax.finetuning.evaluate": ("evaluate",),
+    "electra_jax.finetuning.finetune": ("finetune",),
+    "electra_jax.finetuning.model": ("Classifier", "FineTuned"),
+    "electra_jax.finetuning.predict": ("predict",),
     "electra_jax.hub.pretrained": ("Discriminator", "Generator"),
     "electra_jax.model": ("Electra",),
     "electra_jax.presets": ("load_config",),

@@ -140,7 +140,7 @@ def finetune(arguments: Sequence[str], console: Console) -> None:
     """Fine-tune a pretrained model on labelled examples."""
     config = tyro.cli(FinetuneConfig, args=arguments, prog="electra-jax finetune")
 
-    from electra_jax.finetune.finetune import finetune
+    from electra_jax.finetuning.finetune import finetune
 
     try:
         finetune(config, console)
@@ -153,7 +153,7 @@ def predict(arguments: Sequence[str], console: Console) -> None:
     """Write what a fine-tuned model says of each row of a file."""
     given = tyro.cli(PredictArguments, args=arguments, prog="electra-jax predict")
 
-    from electra_jax.finetune.predict import predict
+    from electra_jax.finetuning.predict import predict
 
     result = predict(given.model, given.source, given.out, given.empty, given.compute)
     _print_skipped(console, result.skipped)
@@ -164,7 +164,7 @@ def evaluate(arguments: Sequence[str], console: Console) -> None:
     """Score a fine-tuned model on labelled examples."""
     given = tyro.cli(EvaluateArguments, args=arguments, prog="electra-jax evaluate")
 
-    from electra_jax.finetune.evaluate import evaluate
+    from electra_jax.finetuning.evaluate import evaluate
     from electra_jax.report.progress import table
 
     found = evaluate(given.model, given.data, given.out, given.empty, given.compute)
@@ -178,7 +178,7 @@ def detect(arguments: Sequence[str], console: Console) -> None:
     """Colour each token of a text by its probability of having been replaced."""
     given = tyro.cli(DetectArguments, args=arguments, prog="electra-jax detect")
 
-    from electra_jax.finetune.detect import coloured, detect, write_html
+    from electra_jax.finetuning.detect import coloured, detect, write_html
 
     found = detect(given.model, given.text)
     for one in found:

@@ -38,7 +38,7 @@ from electra_jax import (
 )
 from electra_jax.data.tokenizer import load_tokenizer, save_tokenizer
 from electra_jax.files import write_text
-from electra_jax.finetune.predict import predict_labelled
+from electra_jax.finetuning.predict import predict_labelled
 from electra_jax.hub.configs import from_hf
 from electra_jax.report.plots import save
 

@@ -13,9 +13,9 @@ from flax import nnx
 from tiny import CONFIGS
 
 from electra_jax.data.tokenizer import load_tokenizer
-from electra_jax.finetune.model import FineTuned
-from electra_jax.finetune.task import TaskSettings
-from electra_jax.finetune.tasks import task_of
+from electra_jax.finetuning.model import FineTuned
+from electra_jax.finetuning.task import TaskSettings
+from electra_jax.finetuning.tasks import task_of
 from electra_jax.hub.configs import TaskHead
 from electra_jax.hub.folders import write_model
 from electra_jax.hub.pretrained import Discriminator, Generator

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from electra_jax.data.tokenizer import load_tokenizer, save_tokenizer
-from electra_jax.finetune.model import FineTuned
+from electra_jax.finetuning.model import FineTuned
 
 TOLERANCE = 1e-5
 CHOICES = 3

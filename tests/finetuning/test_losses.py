@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from scipy.special import expit, log_softmax
 
-from electra_jax.finetune import losses
-from electra_jax.finetune.examples import IGNORED
+from electra_jax.finetuning import losses
+from electra_jax.finetuning.examples import IGNORED
 
 RNG = np.random.default_rng(0)
 B, L, C = 5, 7, 4

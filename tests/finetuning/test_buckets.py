@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from electra_jax.finetune.buckets import (
+from electra_jax.finetuning.buckets import (
     MOST_BUCKETS,
     PADDING,
     eval_plans,

@@ -9,9 +9,9 @@ from sklearn import metrics
 
 from electra_jax.data.records import Record
 from electra_jax.errors import UserError
-from electra_jax.finetune import losses
-from electra_jax.finetune.examples import EmptyFieldError, Example, Feature, list_of, sequence_of, text_of
-from electra_jax.finetune.task import Prediction, Scores, Task
+from electra_jax.finetuning import losses
+from electra_jax.finetuning.examples import EmptyFieldError, Example, Feature, list_of, sequence_of, text_of
+from electra_jax.finetuning.task import Prediction, Scores, Task
 from electra_jax.hub.configs import TaskHead
 
 SEPARATOR = "|"

@@ -10,10 +10,10 @@ from scipy import stats
 
 from electra_jax.data.records import Record
 from electra_jax.errors import UserError
-from electra_jax.finetune import losses
-from electra_jax.finetune.classification import SequenceTask
-from electra_jax.finetune.examples import Example, Feature, text_of
-from electra_jax.finetune.task import Prediction, Scores
+from electra_jax.finetuning import losses
+from electra_jax.finetuning.classification import SequenceTask
+from electra_jax.finetuning.examples import Example, Feature, text_of
+from electra_jax.finetuning.task import Prediction, Scores
 from electra_jax.hub.configs import TaskHead
 
 

@@ -9,10 +9,10 @@ from typing import Any, Literal
 from electra_jax.config import ComputeConfig
 from electra_jax.data.writers import row_writer
 from electra_jax.errors import UserError
-from electra_jax.finetune.data import read_records
-from electra_jax.finetune.examples import Example
-from electra_jax.finetune.model import FineTuned
-from electra_jax.finetune.task import Prediction, read_examples
+from electra_jax.finetuning.data import read_records
+from electra_jax.finetuning.examples import Example
+from electra_jax.finetuning.model import FineTuned
+from electra_jax.finetuning.task import Prediction, read_examples
 
 EXAMPLES_AT_ONCE = 2048
 """In memory; sorted by length, they make batches with little padding."""

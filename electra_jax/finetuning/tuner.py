@@ -20,13 +20,13 @@ from rich.table import Table
 
 from electra_jax.config import ElectraConfig, FinetuneConfig
 from electra_jax.files import write_text
-from electra_jax.finetune.buckets import fit_buckets, padding_share, train_plans
-from electra_jax.finetune.data import FinetuneData
-from electra_jax.finetune.examples import Batch, collate
-from electra_jax.finetune.model import FineTuned, Forward, decode, graph_of
-from electra_jax.finetune.optimizer import finetune_optimizer, optimizer_settings
-from electra_jax.finetune.task import Scores, Task
-from electra_jax.finetune.tasks import epochs_of
+from electra_jax.finetuning.buckets import fit_buckets, padding_share, train_plans
+from electra_jax.finetuning.data import FinetuneData
+from electra_jax.finetuning.examples import Batch, collate
+from electra_jax.finetuning.model import FineTuned, Forward, decode, graph_of
+from electra_jax.finetuning.optimizer import finetune_optimizer, optimizer_settings
+from electra_jax.finetuning.task import Scores, Task
+from electra_jax.finetuning.tasks import epochs_of
 from electra_jax.hub.names import flat, nested
 from electra_jax.model import TaskModel
 from electra_jax.report.progress import TrainingProgress, table

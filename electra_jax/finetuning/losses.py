@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from electra_jax.finetune.examples import IGNORED
+from electra_jax.finetuning.examples import IGNORED
 
 Scalar = Float[Array, ""]
 Weight = Float[Array, "B"]

@@ -11,9 +11,9 @@ from seqeval import metrics as chunks
 
 from electra_jax.data.records import Record
 from electra_jax.errors import UserError
-from electra_jax.finetune import losses
-from electra_jax.finetune.examples import IGNORED, EmptyFieldError, Example, Feature, list_of
-from electra_jax.finetune.task import Prediction, Scores, Task
+from electra_jax.finetuning import losses
+from electra_jax.finetuning.examples import IGNORED, EmptyFieldError, Example, Feature, list_of
+from electra_jax.finetuning.task import Prediction, Scores, Task
 from electra_jax.hub.configs import TaskHead
 
 CHUNK_LABEL = re.compile(r"O|[BIESUL]-.+")

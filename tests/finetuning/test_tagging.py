@@ -13,10 +13,10 @@ from electra_jax.config import FinetuneConfig
 from electra_jax.data.records import Record
 from electra_jax.data.tokenizer import load_tokenizer
 from electra_jax.errors import UserError
-from electra_jax.finetune.examples import IGNORED, EmptyFieldError, Example
-from electra_jax.finetune.tagging import Tagging
-from electra_jax.finetune.task import Task
-from electra_jax.finetune.tasks import make_task
+from electra_jax.finetuning.examples import IGNORED, EmptyFieldError, Example
+from electra_jax.finetuning.tagging import Tagging
+from electra_jax.finetuning.task import Task
+from electra_jax.finetuning.tasks import make_task
 
 LABELS = ("O", "B-X", "I-X")
 

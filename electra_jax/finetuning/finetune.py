@@ -14,13 +14,13 @@ from rich.console import Console
 from electra_jax.config import FinetuneConfig
 from electra_jax.errors import UserError
 from electra_jax.files import check_absent, write_text
-from electra_jax.finetune.card import finetuned_card
-from electra_jax.finetune.data import FinetuneData, load_data
-from electra_jax.finetune.model import write_fine_tuned
-from electra_jax.finetune.start import load_start
-from electra_jax.finetune.task import Task
-from electra_jax.finetune.tasks import make_task
-from electra_jax.finetune.tuner import RESULT, WEIGHTS, Result, Tuner
+from electra_jax.finetuning.card import finetuned_card
+from electra_jax.finetuning.data import FinetuneData, load_data
+from electra_jax.finetuning.model import write_fine_tuned
+from electra_jax.finetuning.start import load_start
+from electra_jax.finetuning.task import Task
+from electra_jax.finetuning.tasks import make_task
+from electra_jax.finetuning.tuner import RESULT, WEIGHTS, Result, Tuner
 from electra_jax.presets import read_toml, to_toml
 from electra_jax.report.progress import table
 from electra_jax.train.run import differences

@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 from electra_jax.config import ElectraConfig, FinetuneConfig
-from electra_jax.finetune.optimizer import finetune_optimizer, scale_by_depth
+from electra_jax.finetuning.optimizer import finetune_optimizer, scale_by_depth
 from electra_jax.hub.names import flat
 from electra_jax.model import TaskModel
 

@@ -16,9 +16,9 @@ from toy import sentences, write_csv
 
 from electra_jax.config import FinetuneConfig, PretrainConfig
 from electra_jax.errors import UserError
-from electra_jax.finetune.finetune import finetune
-from electra_jax.finetune.model import FineTuned
-from electra_jax.finetune.start import load_start
+from electra_jax.finetuning.finetune import finetune
+from electra_jax.finetuning.model import FineTuned
+from electra_jax.finetuning.start import load_start
 from electra_jax.hub.names import flat
 from electra_jax.presets import to_toml
 from electra_jax.train.run import restore_params
@@ -31,7 +31,7 @@ KILLED = """
 import os, signal, sys, tomllib
 from pathlib import Path
 from electra_jax.config import FinetuneConfig
-from electra_jax.finetune import finetune, tuner
+from electra_jax.finetuning import finetune, tuner
 from electra_jax.presets import read_toml
 
 class Killing(tuner.MetricsLog):

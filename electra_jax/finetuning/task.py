@@ -13,8 +13,8 @@ from transformers import PreTrainedTokenizerFast
 from electra_jax.config import TaskName
 from electra_jax.data.records import Record
 from electra_jax.errors import UserError
-from electra_jax.finetune.examples import EmptyFieldError, Example, Feature, text_of
-from electra_jax.finetune.losses import Scalar
+from electra_jax.finetuning.examples import EmptyFieldError, Example, Feature, text_of
+from electra_jax.finetuning.losses import Scalar
 from electra_jax.hub.configs import TaskHead
 
 Prediction = dict[str, Any]

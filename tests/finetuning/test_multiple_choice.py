@@ -12,8 +12,8 @@ from electra_jax.config import FinetuneConfig
 from electra_jax.data.records import Record
 from electra_jax.data.tokenizer import load_tokenizer
 from electra_jax.errors import UserError
-from electra_jax.finetune.task import Task
-from electra_jax.finetune.tasks import make_task
+from electra_jax.finetuning.task import Task
+from electra_jax.finetuning.tasks import make_task
 
 ROW = {"context": "the quick fox", "choices": ["jumps", "running near"], "label": "1"}
 

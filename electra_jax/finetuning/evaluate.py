@@ -11,10 +11,10 @@ from sklearn import metrics
 
 from electra_jax.config import ComputeConfig
 from electra_jax.files import write_text
-from electra_jax.finetune.examples import Example
-from electra_jax.finetune.model import FineTuned
-from electra_jax.finetune.predict import predict_labelled
-from electra_jax.finetune.task import Prediction, Scores
+from electra_jax.finetuning.examples import Example
+from electra_jax.finetuning.model import FineTuned
+from electra_jax.finetuning.predict import predict_labelled
+from electra_jax.finetuning.task import Prediction, Scores
 from electra_jax.report.plots import plot_confusion, plot_roc
 
 FILES = METRICS, CONFUSION, ROC = "metrics.json", "confusion.png", "roc.png"

@@ -12,9 +12,9 @@ from electra_jax.config import FinetuneConfig
 from electra_jax.data.records import Record
 from electra_jax.data.tokenizer import load_tokenizer
 from electra_jax.errors import UserError
-from electra_jax.finetune.examples import EmptyFieldError, Example
-from electra_jax.finetune.task import Prediction, Task, read_examples
-from electra_jax.finetune.tasks import make_task
+from electra_jax.finetuning.examples import EmptyFieldError, Example
+from electra_jax.finetuning.task import Prediction, Task, read_examples
+from electra_jax.finetuning.tasks import make_task
 
 LENGTH = 24
 

@@ -20,10 +20,10 @@ from electra_jax.data.records import Record
 from electra_jax.data.tokenizer import load_tokenizer, save_tokenizer
 from electra_jax.errors import UserError
 from electra_jax.files import new_folder
-from electra_jax.finetune.buckets import eval_plans, fixed_buckets
-from electra_jax.finetune.examples import Example, Feature, collate
-from electra_jax.finetune.task import Prediction, Task, TaskSettings
-from electra_jax.finetune.tasks import TASKS, task_of
+from electra_jax.finetuning.buckets import eval_plans, fixed_buckets
+from electra_jax.finetuning.examples import Example, Feature, collate
+from electra_jax.finetuning.task import Prediction, Task, TaskSettings
+from electra_jax.finetuning.tasks import TASKS, task_of
 from electra_jax.hub.configs import HEAD_OUTPUTS, TaskHead
 from electra_jax.hub.folders import read_task_model, write_model
 from electra_jax.hub.source import TASK_FILE, local_folder

@@ -10,7 +10,7 @@ from toy import sentences, write_csv
 
 from electra_jax.config import ComputeConfig, ElectraConfig, FinetuneConfig
 from electra_jax.data.tokenizer import load_tokenizer, save_tokenizer
-from electra_jax.finetune.finetune import finetune
+from electra_jax.finetuning.finetune import finetune
 from electra_jax.hub.pretrained import Discriminator
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import PurePath
 
 from electra_jax.config import FinetuneConfig
-from electra_jax.finetune.model import FineTuned
-from electra_jax.finetune.tuner import Result
+from electra_jax.finetuning.model import FineTuned
+from electra_jax.finetuning.tuner import Result
 from electra_jax.hub.card import code, front_matter, metrics_table, sizes
 from electra_jax.hub.configs import ARCHITECTURES
 from electra_jax.presets import to_toml

@@ -7,12 +7,12 @@ from transformers import PreTrainedTokenizerFast
 
 from electra_jax.config import FinetuneConfig, GlueName, TaskName
 from electra_jax.errors import UserError
-from electra_jax.finetune.classification import Classification
-from electra_jax.finetune.multiple_choice import MultipleChoice
-from electra_jax.finetune.question_answering import QuestionAnswering
-from electra_jax.finetune.regression import Regression
-from electra_jax.finetune.tagging import Tagging
-from electra_jax.finetune.task import Task, TaskSettings
+from electra_jax.finetuning.classification import Classification
+from electra_jax.finetuning.multiple_choice import MultipleChoice
+from electra_jax.finetuning.question_answering import QuestionAnswering
+from electra_jax.finetuning.regression import Regression
+from electra_jax.finetuning.tagging import Tagging
+from electra_jax.finetuning.task import Task, TaskSettings
 
 TASKS: dict[TaskName, type[Task]] = {
     "classification": Classification,

@@ -13,9 +13,9 @@ from tokenizers import Encoding
 
 from electra_jax.data.records import Record, read_json
 from electra_jax.errors import UserError
-from electra_jax.finetune import losses
-from electra_jax.finetune.examples import Example, Feature, sequence_of
-from electra_jax.finetune.task import Prediction, Scores, Task
+from electra_jax.finetuning import losses
+from electra_jax.finetuning.examples import Example, Feature, sequence_of
+from electra_jax.finetuning.task import Prediction, Scores, Task
 from electra_jax.hub.configs import TaskHead
 
 LONGEST_ANSWER = 30  # tokens; [G] configure_finetuning.py, max_answer_length

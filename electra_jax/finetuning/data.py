@@ -15,10 +15,10 @@ from electra_jax.config import FinetuneConfig
 from electra_jax.data.documents import check_source, load_hub, load_saved
 from electra_jax.data.records import Record, format_of, read_file, require_rows
 from electra_jax.errors import UserError
-from electra_jax.finetune.examples import Example, Feature
-from electra_jax.finetune.question_answering import read_squad
-from electra_jax.finetune.task import Task, read_examples
-from electra_jax.finetune.tasks import GLUE_DATASET, glue_of
+from electra_jax.finetuning.examples import Example, Feature
+from electra_jax.finetuning.question_answering import read_squad
+from electra_jax.finetuning.task import Task, read_examples
+from electra_jax.finetuning.tasks import GLUE_DATASET, glue_of
 
 
 @dataclass(frozen=True)

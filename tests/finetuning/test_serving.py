@@ -17,10 +17,10 @@ from electra_jax.config import FinetuneConfig
 from electra_jax.data.records import read_file
 from electra_jax.data.tokenizer import load_tokenizer
 from electra_jax.errors import UserError
-from electra_jax.finetune.detect import coloured, detect, write_html
-from electra_jax.finetune.evaluate import evaluate
-from electra_jax.finetune.model import Classifier, FineTuned
-from electra_jax.finetune.predict import predict
+from electra_jax.finetuning.detect import coloured, detect, write_html
+from electra_jax.finetuning.evaluate import evaluate
+from electra_jax.finetuning.model import Classifier, FineTuned
+from electra_jax.finetuning.predict import predict
 from electra_jax.hub.pretrained import Discriminator
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

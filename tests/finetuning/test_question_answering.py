@@ -18,10 +18,10 @@ from electra_jax.config import FinetuneConfig
 from electra_jax.data.records import Record
 from electra_jax.data.tokenizer import load_tokenizer
 from electra_jax.errors import UserError
-from electra_jax.finetune.examples import Example
-from electra_jax.finetune.question_answering import LONGEST_ANSWER, Answer, exact, f1, read_squad
-from electra_jax.finetune.task import Task
-from electra_jax.finetune.tasks import make_task
+from electra_jax.finetuning.examples import Example
+from electra_jax.finetuning.question_answering import LONGEST_ANSWER, Answer, exact, f1, read_squad
+from electra_jax.finetuning.task import Task
+from electra_jax.finetuning.tasks import make_task
 
 WORDS = list(dict.fromkeys(micro.WORDS.split()))[:15]
 
