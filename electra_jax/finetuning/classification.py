@@ -98,7 +98,8 @@ class Classification(SequenceTask):
         found = {
             "accuracy": float(metrics.accuracy_score(true, predicted)),
             "macro_f1": float(metrics.f1_score(true, predicted, **average)),
-            "matthews": float(metrics.matthews_corrcoef(true, predicted)),
+            # sklearn warns where both sides have one label only, and gives 0
+            "matthews": float(metrics.matthews_corrcoef(true, predicted)) if len({*true, *predicted}) > 1 else 0.0,
         }
         if len(labels) == 2:  # the second is the positive one, as 1 is of 0 and 1
             positive = [label == labels[1] for label in true]

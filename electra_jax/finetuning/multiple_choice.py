@@ -79,7 +79,8 @@ class MultipleChoice(Task):
         column = self.settings.label[0]
         label = text_of(record, column).strip()
         stripped = [choice.strip() for choice in choices]
-        if label in stripped:
+        is_number = isinstance(record.values[column], int)  # which counts, even where a choice is that number
+        if label in stripped and not is_number:
             return stripped.index(label)
         if not label.isdecimal() or int(label) >= len(choices):
             expected = f"a number from 0 to {len(choices) - 1}, or one of the choices"

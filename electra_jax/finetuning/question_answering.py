@@ -155,8 +155,8 @@ def read_squad(path: Path) -> Iterator[Record] | None:
 def _squad_records(articles: Sequence[Mapping[str, Any]], path: Path) -> Iterator[Record]:
     number = 0
     for article in articles:
-        for paragraph in article["paragraphs"]:
-            for question in paragraph.get("qas", ()):
+        for paragraph in _objects(article["paragraphs"], f"{path}: paragraphs"):
+            for question in _objects(paragraph.get("qas", []), f"{path}: qas"):
                 number += 1
                 answers = [] if question.get("is_impossible") else question.get("answers", [])
                 values = {
@@ -166,6 +166,12 @@ def _squad_records(articles: Sequence[Mapping[str, Any]], path: Path) -> Iterato
                     "answers": answers,
                 }
                 yield Record(str(path), number, values)
+
+
+def _objects(value: Any, where: str) -> Sequence[Mapping[str, Any]]:
+    if not isinstance(value, list) or not all(isinstance(one, Mapping) for one in value):
+        raise UserError(f"{where} is no list of objects, as SQuAD has it; correct the file")
+    return value
 
 
 def _pairs(columns: Mapping[str, Any], where: str) -> list[Any]:
@@ -245,7 +251,7 @@ def _best_span(feature: Feature, logits: Float[np.ndarray, "L 2"]) -> Span | Non
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 WORD = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]|[^\s\u3400-\u9fff\uf900-\ufaff]+")
 """A word of the official script, but each Chinese character is one too (as CMRC 2018 has it)."""
-PUNCTUATION = set(string.punctuation) | set("，。！？、；：“”‘’（）《》…—·")
+PUNCTUATION = set(string.punctuation) | set("，。！？、；：（）《》「」")
 
 
 def words_of(text: str) -> list[str]:

@@ -98,6 +98,8 @@ def _check(settings: TaskSettings, kind: type[Task], positions: int) -> None:
         raise UserError(f"text: {len(settings.text)} columns are named, and {kind.name} reads {allowed}")
     if settings.multi_label and kind is not Classification:
         raise UserError(f"multi_label: {kind.name} has no such labels; leave it out")
+    if settings.choices and not kind.choices:
+        raise UserError(f"choices: {kind.name} has none; leave it out")
     if len(settings.label) > 1 and not settings.multi_label:
         raise UserError(f"label: {len(settings.label)} columns are named; name one, or give --multi-label")
 

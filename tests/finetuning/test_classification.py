@@ -190,6 +190,7 @@ def test_scores_of_more_labels_are_those_of_scikit_learn(words: PreTrainedTokeni
     assert task.metrics == ("accuracy", "macro_f1", "matthews")
 
 
+@pytest.mark.filterwarnings("ignore:A single label was found")
 def test_scores_of_examples_that_have_one_label_only(words: PreTrainedTokenizerFast):
     task = make(words).with_settings(labels=("no", "yes"))
     scores = task.scores(labelled(task, "no", "no"), predictions_of(task, [[1, 0], [2, 0]]))
@@ -249,8 +250,9 @@ def test_a_column_of_zeros_and_ones_holds_nothing_else(words: PreTrainedTokenize
 
 @pytest.mark.parametrize("value", [None, ["red", None]])
 def test_a_missing_label_is_not_a_label(words: PreTrainedTokenizerFast, value: Any):
-    with pytest.raises(EmptyFieldError, match=r"row 1, column 'label' .*empty"):
-        labelled(make(words, multi_label=True), value)
+    row = Record("a.csv", 1, {"text": "a fox", "label": value})
+    with pytest.raises(EmptyFieldError, match=r"a\.csv: row 1, column 'label' .*empty"):
+        make(words, multi_label=True).read(row, labelled=True)
 
 
 def test_examples_without_any_label_at_all_teach_nothing(words: PreTrainedTokenizerFast):

@@ -12,6 +12,7 @@ from electra_jax.config import FinetuneConfig
 from electra_jax.data.records import Record
 from electra_jax.data.tokenizer import load_tokenizer
 from electra_jax.errors import UserError
+from electra_jax.finetuning.examples import EmptyFieldError
 from electra_jax.finetuning.task import Task
 from electra_jax.finetuning.tasks import make_task
 
@@ -42,6 +43,17 @@ def test_a_choice_is_the_second_segment(pieces: PreTrainedTokenizerFast) -> None
     assert feature.target == 1
 
 
+def test_long_pairs_are_cut_as_transformers_cuts_them(pieces: PreTrainedTokenizerFast) -> None:
+    task = make(pieces, length=16, choices=("a", "b", "c"))
+    context, *choices = "the quick brown fox jumps over", "lazy dogs", "rivers and small towns under skies", "a"
+    row = {"context": context, "label": 2} | dict(zip("abc", choices, strict=True))
+    ((feature,),) = task.features([task.read(Record("a.csv", 1, row), labelled=True)])
+    expected = pieces([context] * 3, choices, truncation=True, max_length=16)
+    assert [ids.tolist() for ids in feature.ids] == expected["input_ids"]
+    assert list(feature.first_lengths) == [types.count(0) for types in expected["token_type_ids"]]
+    assert feature.length == 16
+
+
 @pytest.mark.parametrize(
     ("changes", "settings"),
     [
@@ -50,13 +62,17 @@ def test_a_choice_is_the_second_segment(pieces: PreTrainedTokenizerFast) -> None
         ({"a": "jumps", "b": "running near"}, {"choices": ("a", "b")}),
         ({"label": 1}, {}),
         ({"label": "running near"}, {}),
+        ({"label": " running near"}, {}),
+        ({"choices": ["jumps", "running near "], "label": "running near "}, {"choices": ("choices",)}),
     ],
 )
 def test_choices_and_labels_have_several_forms(
     pieces: PreTrainedTokenizerFast, changes: dict[str, Any], settings: dict[str, Any]
 ) -> None:
     example = make(pieces, **settings).read(record(**changes), labelled=True)
-    assert (example.inputs, example.target) == (("the quick fox", ["jumps", "running near"]), 1)
+    assert example.inputs[0] == "the quick fox"
+    assert [choice.strip() for choice in example.inputs[1]] == ["jumps", "running near"]
+    assert example.target == 1
 
 
 def test_a_second_column_begins_each_choice(pieces: PreTrainedTokenizerFast) -> None:
@@ -70,6 +86,10 @@ def test_a_second_column_begins_each_choice(pieces: PreTrainedTokenizerFast) -> 
     [
         ({"label": 2}, "a.jsonl: row 4, column 'label' is '2'; give a number from 0 to 1, or one of the choices"),
         ({"label": "x"}, "a.jsonl: row 4, column 'label' is 'x'; give a number from 0 to 1, or one of the choices"),
+        ({"label": -1}, "a.jsonl: row 4, column 'label' is '-1'; give a number from 0 to 1, or one of the choices"),
+        ({"label": 0.5}, "a.jsonl: row 4, column 'label' is '0.5'; give a number from 0 to 1, or one of the choices"),
+        ({"label": "²"}, "a.jsonl: row 4, column 'label' is '²'; give a number from 0 to 1, or one of the choices"),
+        ({"choices": "jumps|"}, "a.jsonl: row 4, column 'choices' has 1 choices; give two or more"),
         ({"choices": ["jumps"]}, "a.jsonl: row 4, column 'choices' has 1 choices; give two or more"),
         ({"choices": 3}, "a.jsonl: row 4, column 'choices' holds 3, and a list is wanted"),
     ],
@@ -80,6 +100,24 @@ def test_what_is_wrong_is_told_with_its_place(
     with pytest.raises(UserError) as error:
         make(pieces).read(record(**changes), labelled=True)
     assert str(error.value) == says
+
+
+@pytest.mark.parametrize(
+    ("changes", "column"),
+    [
+        ({"choices": None}, "choices"),
+        ({"choices": []}, "choices"),
+        ({"choices": ""}, "choices"),
+        ({"choices": ["jumps", None]}, "choices"),
+        ({"label": None}, "label"),
+        ({"context": " "}, "context"),
+    ],
+)
+def test_a_row_that_lacks_something_may_be_left_out(
+    pieces: PreTrainedTokenizerFast, changes: dict[str, Any], column: str
+) -> None:
+    with pytest.raises(EmptyFieldError, match=rf"a\.jsonl: row 4, column '{column}' .*empty"):
+        make(pieces).read(record(**changes), labelled=True)
 
 
 def test_all_rows_have_as_many_choices(pieces: PreTrainedTokenizerFast) -> None:

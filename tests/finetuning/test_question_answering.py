@@ -4,6 +4,7 @@ import json
 import re
 import string
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from transformers import PreTrainedTokenizerFast
+from transformers import BertTokenizer, PreTrainedTokenizerFast
 
 from electra_jax.config import FinetuneConfig
 from electra_jax.data.records import Record
@@ -71,6 +72,45 @@ def test_an_answer_is_where_its_windows_targets_say(
     assert found >= 1
 
 
+@pytest.mark.parametrize("stride", [0, 4, 8, 500])
+def test_neighbouring_windows_share_so_many_tokens(pieces: PreTrainedTokenizerFast, stride: int) -> None:
+    context = " ".join(WORDS * 5)
+    (windows,) = make(pieces, stride=stride).features([example(context)])
+    inside = [window.marks[window.marks[:, 0] >= 0].tolist() for window in windows if window.marks is not None]
+    shared = min(stride, (32 - 32 // 3 - 3) // 2)  # half a window at most, or one would hardly get on
+    assert len(windows) > 2
+    for before, after in pairwise(inside):
+        assert before[len(before) - shared :] == after[:shared]
+    following = inside[0] + [mark for marks in inside[1:] for mark in marks[shared:]]
+    assert [tuple(mark) for mark in following] == pieces(context, add_special_tokens=False).encodings[0].offsets
+
+
+def test_an_answer_and_its_question_are_read_as_transformers_does(pieces: PreTrainedTokenizerFast) -> None:
+    asked = example("a quick fox", Answer("quick", 2), question="who is it?")
+    ((window,),) = make(pieces).features([asked])
+    expected = pieces("who is it?", "a quick fox")
+    assert window.ids[0].tolist() == expected["input_ids"]
+    assert window.first_lengths == (expected["token_type_ids"].count(0),)
+    assert window.target is not None
+    assert window.target.tolist() == [expected.char_to_token(at, sequence_index=1) for at in (2, 6)]
+
+
+@pytest.mark.parametrize(
+    ("context", "answer"), [("  fox jumps", "  fox"), ("a fox  ", "fox  "), ("a fox jumps over", " fox jumps ")]
+)
+def test_white_space_around_an_answer_does_not_hide_it(
+    pieces: PreTrainedTokenizerFast, context: str, answer: str
+) -> None:
+    answers = [{"text": answer, "answer_start": context.index(answer)}]
+    row = {"question": "who?", "context": context, "answers": answers}
+    task = make(pieces)
+    ((window,),) = task.features([task.read(Record("a", 1, row), labelled=True)])
+    assert window.marks is not None
+    assert window.target is not None
+    start, stop = window.target
+    assert context[window.marks[start, 0] : window.marks[stop, 1]] == answer.strip()
+
+
 def test_a_question_without_answer_targets_cls(pieces: PreTrainedTokenizerFast) -> None:
     (windows,) = make(pieces).features([example(" ".join(WORDS * 5))])
     assert len(windows) > 1
@@ -91,6 +131,9 @@ def test_a_long_question_is_cut(pieces: PreTrainedTokenizerFast) -> None:
         {"text": ["fox"], "answer_start": [2]},
         [{"text": "fox", "answer_start": 2}],
         [{"text": " fox", "answer_start": 1}],
+        {"text": "fox", "answer_start": 2},
+        {"text": ["fox"], "answer_start": []},
+        {"text": ["fox", ""], "answer_start": [2, 0]},
         "fox",
     ],
 )
@@ -99,7 +142,18 @@ def test_answers_have_several_forms(pieces: PreTrainedTokenizerFast, answers: An
     assert make(pieces).read(Record("a", 1, row), labelled=True).target == [Answer("fox", 2)]
 
 
-@pytest.mark.parametrize("answers", [[], {"text": [], "answer_start": []}, None, ""])
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [],
+        {"text": [], "answer_start": []},
+        {"text": None, "answer_start": None},
+        {"text": [""], "answer_start": [-1]},
+        [{"text": "", "answer_start": 0}],
+        None,
+        "",
+    ],
+)
 def test_no_answer_has_several_forms(pieces: PreTrainedTokenizerFast, answers: Any) -> None:
     row = {"question": "who?", "context": "a fox", "answers": answers}
     assert make(pieces).read(Record("a", 1, row), labelled=True).target == []
@@ -120,6 +174,23 @@ def test_an_answer_that_does_not_occur_is_told(pieces: PreTrainedTokenizerFast, 
     assert str(error.value) == f"a.json: row 5, column 'answers': {says}"
 
 
+@pytest.mark.parametrize(
+    "answers",
+    [
+        {"text": ["fox", "a"], "answer_start": [2]},
+        {"text": ["fox"], "answer_start": 2},
+        {"text": 3, "answer_start": [2]},
+        ["fox"],
+        [{"answer_start": 2}],
+        7,
+    ],
+)
+def test_what_is_no_answer_is_told_with_its_place(pieces: PreTrainedTokenizerFast, answers: Any) -> None:
+    row = {"question": "who?", "context": "a fox", "answers": answers}
+    with pytest.raises(UserError, match=r"^a\.json: row 5, column 'answers' holds "):
+        make(pieces).read(Record("a.json", 5, row), labelled=True)
+
+
 def test_squads_own_files_are_read(tmp_path: Path) -> None:
     questions = [
         {"id": "1", "question": "who?", "answers": [{"text": "fox", "answer_start": 2}], "is_impossible": False},
@@ -136,6 +207,29 @@ def test_squads_own_files_are_read(tmp_path: Path) -> None:
         (2, "2", "a fox", []),
     ]
     assert read_squad(tmp_path / "b.json") is None
+
+
+def test_squad_1_has_no_impossible_questions(pieces: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    question = {"id": "1", "question": "who?", "answers": [{"text": "fox", "answer_start": 2}] * 2}
+    paragraphs = [{"context": "a fox", "qas": [question]}, {"context": "a fox too", "qas": [question, question]}]
+    content = {"version": "1.1", "data": [{"title": "t", "paragraphs": paragraphs}] * 2}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    found = list(read_squad(tmp_path / "a.json") or ())
+
+    assert [record.number for record in found] == [1, 2, 3, 4, 5, 6]
+    task = make(pieces)
+    examples = [task.read(record, labelled=True) for record in found]
+    assert all(example.target == [Answer("fox", 2)] * 2 for example in examples)
+    assert task.fitted(examples, "a.json").settings.null_threshold is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [[], {}, [{"question": "who?"}], {"data": []}, {"data": 3}, {"data": [1, 2]}, {"data": ["paragraphs"]}],
+)
+def test_other_json_is_not_squads(tmp_path: Path, content: Any) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    assert read_squad(tmp_path / "a.json") is None
 
 
 # --- predictions --------------------------------------------------------------------------------------------------
@@ -178,6 +272,74 @@ def test_the_threshold_is_that_of_the_best_f1(pieces: PreTrainedTokenizerFast, c
     assert score(fitted) == pytest.approx(max(score(t + half) for t in range(-5, 5) for half in (0.0, 0.5)))
 
 
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(size=st.integers(1, 6), seed=st.integers(0, 2**16))
+def test_no_span_of_any_window_is_likelier(pieces: PreTrainedTokenizerFast, size: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    context = " ".join(rng.choice(WORDS, size * 4))
+    task, asked = make(pieces), example(context)  # of at most 19 tokens a window, so that all starts and ends count
+    (windows,) = task.features([asked])
+    logits = [rng.normal(size=(window.length, 2)).astype(np.float32) for window in windows]
+    found = task.predict(asked, windows, logits)
+
+    scores = {}
+    for window, each in zip(windows, logits, strict=True):
+        assert window.marks is not None
+        inside = np.flatnonzero(window.marks[:, 0] >= 0)
+        for start in inside:
+            for stop in inside[inside >= start]:
+                span = context[window.marks[start, 0] : window.marks[stop, 1]]
+                scores[each[start, 0] + each[stop, 1]] = span
+    assert found["predicted"] == found["best_answer"] == scores[max(scores)]
+    null = min(each[0].sum() for each in logits)
+    assert found["null_difference"] == pytest.approx(null - max(scores), rel=1e-5, abs=1e-5)
+
+
+def test_a_span_has_30_tokens_at_most(pieces: PreTrainedTokenizerFast) -> None:
+    task, asked = make(pieces, length=128), example("o" * 50)
+    ((window,),) = task.features([asked])
+    logits = np.zeros((window.length, 2))
+    first = window.first_lengths[0]
+    logits[first, 0], logits[first + 29, 1], logits[first + 30, 1] = 5, 5, 6
+    assert task.predict(asked, [window], [logits])["predicted"] == "o" * 30
+
+
+@pytest.mark.parametrize(
+    ("threshold", "predicted"), [(None, "fox"), (0.0, "fox"), (-2.0, "fox"), (-2.5, ""), (-3.0, "")]
+)
+def test_no_answer_is_given_above_the_threshold(
+    pieces: PreTrainedTokenizerFast, threshold: float | None, predicted: str
+) -> None:
+    task, asked = make(pieces).with_settings(null_threshold=threshold), example("fox")
+    ((window,),) = task.features([asked])
+    logits = np.zeros((window.length, 2))
+    logits[0], logits[window.first_lengths[0], 0], logits[window.length - 2, 1] = [1, 1], 2, 2
+    found = task.predict(asked, [window], [logits])
+    assert found == {"predicted": predicted, "best_answer": "fox", "null_difference": -2.0}
+
+
+def test_a_context_without_tokens_has_no_answer(pieces: PreTrainedTokenizerFast) -> None:
+    task, asked = make(pieces), example("\u200b")
+    ((window,),) = task.features([asked])
+    found = task.predict(asked, [window], [np.ones((window.length, 2))])
+    assert found == {"predicted": "", "best_answer": "", "null_difference": 0.0}
+
+
+def test_an_answer_of_articles_alone_is_right_without_any(pieces: PreTrainedTokenizerFast) -> None:
+    task = make(pieces).with_settings(null_threshold=0.0)
+    examples = [example("the fox", Answer("the", 0)), example("a fox", Answer("fox", 2))]
+    predictions = [{"best_answer": "fox", "null_difference": -1.0}, {"best_answer": "red fox", "null_difference": 1.0}]
+    task = task.tuned(examples, predictions)
+    assert task.settings.null_threshold == -2.0
+    assert task.scores(examples, predictions)["f1"] == 0.5
+
+
+def test_a_threshold_that_is_not_there_is_not_tuned(pieces: PreTrainedTokenizerFast) -> None:
+    task = make(pieces)
+    tuned = task.tuned([example("a fox", Answer("fox", 2))], [{"best_answer": "a", "null_difference": 9.0}])
+    assert tuned.settings.null_threshold is None
+
+
 def test_without_unanswerable_questions_there_is_always_an_answer(pieces: PreTrainedTokenizerFast) -> None:
     task = make(pieces)
     assert task.fitted([example("a fox", Answer("fox", 2))], "a").settings.null_threshold is None
@@ -211,6 +373,29 @@ def test_scores_are_the_official_ones(ours: str, theirs: str) -> None:
 def test_a_chinese_character_is_a_word() -> None:
     assert f1("北京大学", "北京") == pytest.approx(2 * 1 * 0.5 / 1.5)
     assert exact("北京。", "北京") == 1
+    assert f1("北京 大学", "北京大学") == 1
+    assert f1("BERT模型", "bert 模型") == 1
+    assert exact("京北", "北京") == 0
+    assert f1("京北", "北京") == 1  # order does not count
+
+
+def test_a_chinese_answer_is_found_and_predicted() -> None:
+    characters = list("北京是中国的首都在哪里大学，。？")
+    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer = BertTokenizer(vocab={token: index for index, token in enumerate([*specials, *characters])})
+    task, context = make(tokenizer), "中国的首都是北京，" * 6 + "北京大学在北京。"
+    answers = {"text": ["北京大学"], "answer_start": [context.index("北京大学")]}
+    row = {"question": "大学在哪里？", "context": context, "answers": answers}
+    asked = task.read(Record("a", 1, row), labelled=True)
+    (windows,) = task.features([asked])
+    targets = [window.target for window in windows if window.target is not None]
+    assert sum(bool(target.any()) for target in targets) >= 1
+    logits = [np.zeros((window.length, 2)) for window in windows]
+    for each, (start, stop) in zip(logits, targets, strict=True):
+        each[start, 0], each[stop, 1] = 5, 5
+    found = task.predict(asked, windows, logits)
+    assert found["best_answer"] == "北京大学"
+    assert task.scores([asked], [found])["exact"] == 1
 
 
 def test_the_nearest_of_several_answers_counts(pieces: PreTrainedTokenizerFast) -> None:

@@ -84,6 +84,27 @@ def test_a_word_longer_than_a_window_is_cut(pieces: PreTrainedTokenizerFast) -> 
     assert second.length < 16
 
 
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(words=WORDS)
+def test_windows_hold_whole_words_and_as_many_as_fit(pieces: PreTrainedTokenizerFast, words: list[str]) -> None:
+    (windows,) = make(pieces).features([example(words)])
+    sizes = [len(pieces(word, add_special_tokens=False)["input_ids"]) for word in words]
+    held = [len(window.marks) for window in windows if window.marks is not None]
+    bounds = np.cumsum([0, *held])
+    assert bounds[-1] == len(words)
+    for window, start, stop in zip(windows, bounds, bounds[1:], strict=False):
+        assert window.length == 2 + sum(sizes[start:stop])  # no word of WORDS is longer than a window
+        assert stop == len(words) or window.length + sizes[stop] > 16
+
+
+@pytest.mark.parametrize("word", ["", " ", "\u200b", "\ufffd"])
+def test_words_after_one_without_tokens_keep_their_labels(pieces: PreTrainedTokenizerFast, word: str) -> None:
+    ((feature,),) = make(pieces).features([example([word, "fox", word, word, "a"], ["I-X", "B-X", "O", "B-X", "I-X"])])
+    assert feature.target is not None
+    assert feature.target[feature.marks].tolist() == [2, 1, 0, 1, 2]
+    assert feature.ids[0].tolist().count(pieces.unk_token_id) == 3
+
+
 @pytest.mark.parametrize("value", [["a", "fox"], "a fox", " a  fox "])
 def test_words_are_a_list_or_stand_between_spaces(pieces: PreTrainedTokenizerFast, value: Any) -> None:
     found = make(pieces).read(Record("a.csv", 1, {"tokens": value, "tags": "O B-X"}), labelled=True)
@@ -100,6 +121,24 @@ def test_what_is_wrong_is_told_with_its_place(pieces: PreTrainedTokenizerFast) -
         task.features([example(["fox"], ["B-Y"])])
     with pytest.raises(UserError, match=r"a.csv: column 'tags' has fewer than two labels"):
         task.fitted([example(["fox"], ["O"])], "a.csv")
+
+
+@pytest.mark.parametrize(
+    ("row", "column"),
+    [
+        ({"tokens": None, "tags": ["O"]}, "tokens"),
+        ({"tokens": [], "tags": []}, "tokens"),
+        ({"tokens": ["a", None], "tags": ["O", "O"]}, "tokens"),
+        ({"tokens": ["a"], "tags": None}, "tags"),
+        ({"tokens": ["a"], "tags": [None]}, "tags"),
+        ({"tokens": "a b", "tags": " "}, "tags"),
+    ],
+)
+def test_a_row_that_lacks_words_or_labels_may_be_left_out(
+    pieces: PreTrainedTokenizerFast, row: dict[str, Any], column: str
+) -> None:
+    with pytest.raises(EmptyFieldError, match=rf"a\.csv: row 2, column '{column}' .*empty"):
+        make(pieces).read(Record("a.csv", 2, row), labelled=True)
 
 
 def test_labels_are_those_of_training_with_o_first(pieces: PreTrainedTokenizerFast) -> None:
@@ -120,3 +159,22 @@ def test_labels_that_mark_no_chunks_are_scored_by_accuracy(pieces: PreTrainedTok
     assert isinstance(task, Tagging)
     assert task.metrics == ("accuracy",)
     assert task.scores([example(["a", "b"], ["NOUN", "VERB"])], [{"predicted": ["NOUN", "NOUN"]}]) == {"accuracy": 0.5}
+
+
+@pytest.mark.parametrize(("single", "last"), [("S", "E"), ("U", "L")])
+def test_neighbouring_chunks_of_one_kind_are_told_apart(
+    pieces: PreTrainedTokenizerFast, single: str, last: str
+) -> None:
+    true = [f"{single}-X", f"{single}-X", "B-X", "I-X", f"{last}-X", f"{single}-X"]  # four chunks
+    task = make(pieces).with_settings(labels=("O", *sorted(set(true))))
+    predicted = [true[0], "O", *true[2:]]
+    asked = [example(["w"] * len(true), true)]
+    assert task.scores(asked, [{"predicted": true}])["f1"] == 1
+    expected = {"f1": 6 / 7, "precision": 1, "recall": 3 / 4, "accuracy": 5 / 6}
+    assert task.scores(asked, [{"predicted": predicted}]) == pytest.approx(expected)
+
+
+@pytest.mark.filterwarnings("error")
+def test_no_chunk_anywhere_scores_nothing(pieces: PreTrainedTokenizerFast) -> None:
+    scores = make(pieces).scores([example(["a", "b"], ["O", "O"])], [{"predicted": ["O", "O"]}])
+    assert scores == {"f1": 0, "precision": 0, "recall": 0, "accuracy": 1}

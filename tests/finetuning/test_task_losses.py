@@ -15,14 +15,14 @@ LENGTH = np.array([7, 5, 3, 6, 7])
 
 
 def test_cross_entropy() -> None:
-    logits, target = RNG.normal(size=(B, C)), RNG.integers(0, C, B)
+    logits, target = RNG.normal(size=(B, C)).astype(np.float32), RNG.integers(0, C, B)
     total, count = losses.cross_entropy(logits, target, WEIGHT)
     assert count == 4
     np.testing.assert_allclose(total, -log_softmax(logits, -1)[np.arange(4), target[:4]].sum(), rtol=1e-5)
 
 
 def test_sigmoid_cross_entropy() -> None:
-    logits, target = RNG.normal(size=(B, C)), RNG.integers(0, 2, (B, C)).astype(np.float32)
+    logits, target = RNG.normal(size=(B, C)).astype(np.float32), RNG.integers(0, 2, (B, C)).astype(np.float32)
     total, count = losses.sigmoid_cross_entropy(logits, target, WEIGHT)
     p = expit(logits)
     expected = -(target * np.log(p) + (1 - target) * np.log(1 - p)).mean(1)[:4].sum()
@@ -38,7 +38,7 @@ def test_squared_error() -> None:
 
 
 def test_token_cross_entropy_counts_the_tokens_that_have_a_target() -> None:
-    logits, target = RNG.normal(size=(B, L, C)), RNG.integers(0, C, (B, L))
+    logits, target = RNG.normal(size=(B, L, C)).astype(np.float32), RNG.integers(0, C, (B, L))
     target[:, ::2] = IGNORED
     total, count = losses.token_cross_entropy(logits, target, WEIGHT)
     expected = -sum(
@@ -49,7 +49,7 @@ def test_token_cross_entropy_counts_the_tokens_that_have_a_target() -> None:
 
 
 def test_span_cross_entropy_is_over_the_real_positions() -> None:
-    logits, target = RNG.normal(size=(B, L, 2)), np.array([[1, 2], [0, 4], [2, 2], [0, 0], [1, 1]])
+    logits, target = RNG.normal(size=(B, L, 2)).astype(np.float32), np.array([[1, 2], [0, 4], [2, 2], [0, 0], [1, 1]])
     total, count = losses.span_cross_entropy(logits, target, LENGTH, WEIGHT)
     expected = -sum(log_softmax(logits[b, : LENGTH[b], end])[target[b, end]] / 2 for b in range(4) for end in range(2))
     assert count == 4
