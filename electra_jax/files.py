@@ -19,17 +19,24 @@ def check_absent(path: Path) -> None:
 
 
 @contextmanager
+def can_be_made(path: Path) -> Iterator[None]:
+    """Raise UserError where the block can't make `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: can't be made there: {error.filename}: {error.strerror}") from error
+
+
+@contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A temporary folder beside `path`, which becomes `path` when the block ends without an exception.
 
     Raises UserError where `path` already holds something or can't be made; on any exception nothing is left behind.
     """
     check_absent(path)
-    try:
+    with can_be_made(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    except OSError as error:
-        raise UserError(f"{path}: can't be made there: {error.filename}: {error.strerror}") from error
     try:
         yield scratch
         scratch.chmod(0o777 & ~_umask())  # mkdtemp makes it private

@@ -6,6 +6,7 @@ from pathlib import Path
 import micro
 import pytest
 
+from electra_jax import cli
 from electra_jax.config import PrepareConfig, PretrainConfig, VocabConfig
 from electra_jax.data.prepare import prepare
 from electra_jax.data.vocab import train_vocabulary
@@ -60,3 +61,26 @@ def preset(rows: Path, tmp_path: Path) -> Path:
     lines = to_toml(micro.make_config(rows, tmp_path)).splitlines(keepends=True)
     path.write_text("".join(line for line in lines if not line.startswith(("data =", "out ="))))
     return path
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No waiting for a hub that isn't there."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+
+
+@pytest.fixture
+def fail(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> micro.Failing:
+    """Runs a command that must fail without a trace on disk; returns what its one line says after the name."""
+
+    def run(command: str, *arguments: object) -> str:
+        before = micro.files(tmp_path), set(tmp_path.rglob("*"))
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as exit:
+            cli.main([command, *map(str, arguments)])
+        assert exit.value.code == 2
+        assert (micro.files(tmp_path), set(tmp_path.rglob("*"))) == before
+        return micro.complaint(command, capfd.readouterr().err)
+
+    return run

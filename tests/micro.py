@@ -6,7 +6,7 @@ import random
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from electra_jax.train.checkpoint import Checkpoints
 
 WORDS = "the quick brown fox jumps over lazy dogs while running near quiet rivers and small towns under grey skies"
 LENGTH = 16
+Failing = Callable[..., str]
+"""Runs a command that must fail; see the fixture `fail`."""
 SPEED = {"tokens_per_second", "peak_share"}
 
 
@@ -127,3 +129,10 @@ def python(*arguments: str, devices: int = 1) -> subprocess.CompletedProcess[str
         "COLUMNS": "200",
     }
     return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True)
+
+
+def complaint(command: str, error: str) -> str:
+    """What the only line on stderr says after the command's name."""
+    assert error.count("\n") == 1, error
+    assert error.startswith(f"electra-jax {command}: ")
+    return error.removeprefix(f"electra-jax {command}: ").rstrip("\n")

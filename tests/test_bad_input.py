@@ -2,27 +2,18 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import micro
 import pytest
 import safetensors.numpy
+from micro import Failing
 
 from electra_jax import cli
 from electra_jax.config import PretrainConfig
 from electra_jax.train.convert import export, import_pretrained
 
 pytestmark = pytest.mark.usefixtures("offline", "quick_compilation")
-
-Failing = Callable[..., str]
-
-
-@pytest.fixture
-def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No waiting for a hub that isn't there."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
 
 
 @pytest.fixture(scope="module")
@@ -37,30 +28,6 @@ def exported(finished: PretrainConfig, tmp_path_factory: pytest.TempPathFactory)
 def imported(exported: Path) -> Path:
     """The exported pair as weights to start from. To be read only."""
     return import_pretrained(exported / "discriminator", exported.parent / "imported", exported / "generator")
-
-
-@pytest.fixture
-def fail(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Failing:
-    """Runs a command that must fail without a trace on disk; returns what its one line says after the name."""
-
-    def run(command: str, *arguments: object) -> str:
-        before = micro.files(tmp_path)
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as exit:
-            cli.main([command, *map(str, arguments)])
-        assert exit.value.code == 2
-        assert micro.files(tmp_path) == before
-        assert not [path for path in tmp_path.rglob("*") if path.is_dir() and path.name.startswith(".")]
-        return complaint(command, capfd.readouterr().err)
-
-    return run
-
-
-def complaint(command: str, error: str) -> str:
-    """What the only line on stderr says after the command's name."""
-    assert error.count("\n") == 1, error
-    assert error.startswith(f"electra-jax {command}: ")
-    return error.removeprefix(f"electra-jax {command}: ").rstrip("\n")
 
 
 # --- vocab and prepare --------------------------------------------------------------------------------------------
@@ -136,7 +103,7 @@ def test_a_batch_that_does_not_divide_over_the_devices(preset: Path, rows: Path,
     paths = ["--config", str(preset), "--data", str(rows), "--out", str(tmp_path / "out")]
     process = micro.python("-m", "electra_jax", "pretrain", *paths, "--batch-size", "12", devices=8)
     assert process.returncode == 2
-    assert complaint("pretrain", process.stderr).startswith("batch_size: 12 rows do not divide over 8 devices")
+    assert micro.complaint("pretrain", process.stderr).startswith("batch_size: 12 rows do not divide over 8 devices")
     assert not (tmp_path / "out").exists()
 
 
@@ -310,21 +277,29 @@ def test_importing_what_is_not_there(fail: Failing, tmp_path: Path) -> None:
 # --- an output that is taken --------------------------------------------------------------------------------------
 
 
+MAKE_FOLDERS = [command for command in cli.COMMANDS if command not in ("predict", "evaluate", "detect")]
+
+
 @pytest.fixture
 def commands(
-    text: Path, tokenizer: Path, rows: Path, preset: Path, finished: PretrainConfig, exported: Path
+    text: Path, tokenizer: Path, rows: Path, preset: Path, finished: PretrainConfig, exported: Path, tmp_path: Path
 ) -> dict[str, list[object]]:
-    """Each command with arguments that would do, but for --out."""
+    """Each command that makes a folder, with arguments that would do, but for --out."""
+    (tmp_path / "train.csv").write_text("label,text\na,the fox\nb,lazy dogs\n")
     return {
         "vocab": [text, "--size", 110],
         "prepare": [text, "--tokenizer", tokenizer, "--length", micro.LENGTH],
         "pretrain": ["--config", preset, "--data", rows],
         "export": [finished.out],
         "import": [exported / "discriminator"],
+        "finetune": [
+            *("--model", exported / "discriminator", "--train", tmp_path / "train.csv"),
+            *("--length", micro.LENGTH, "--eval-fraction", 0),
+        ],
     }
 
 
-@pytest.mark.parametrize("command", cli.COMMANDS)
+@pytest.mark.parametrize("command", MAKE_FOLDERS)
 def test_a_folder_of_something_else_is_left_alone(
     fail: Failing, commands: dict[str, list[object]], tmp_path: Path, command: str
 ) -> None:
@@ -334,14 +309,14 @@ def test_a_folder_of_something_else_is_left_alone(
     assert line.startswith(f"{tmp_path / 'out'}: already exists and is not empty")
 
 
-@pytest.mark.parametrize("command", cli.COMMANDS)
+@pytest.mark.parametrize("command", MAKE_FOLDERS)
 def test_a_file_is_left_alone(fail: Failing, commands: dict[str, list[object]], tmp_path: Path, command: str) -> None:
     (tmp_path / "out").write_text("kept")
     line = fail(command, *commands[command], "--out", tmp_path / "out")
     assert line.startswith(f"{tmp_path / 'out'}: is a file")
 
 
-@pytest.mark.parametrize("command", cli.COMMANDS)
+@pytest.mark.parametrize("command", MAKE_FOLDERS)
 def test_a_folder_below_a_file_cannot_be_made(
     fail: Failing, commands: dict[str, list[object]], tmp_path: Path, command: str
 ) -> None:

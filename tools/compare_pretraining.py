@@ -80,7 +80,8 @@ def main(folder: Positional[Path], docs: Path = Path("docs"), seeds: int = SEEDS
     recipes = {arm: choose(folder, arm, models[arm], training, console) for arm in ARMS}
     scores = {
         (arm, labels): [
-            score(folder, arm, models[arm], recipes[arm], training, labels, seed, console) for seed in range(seeds)
+            tune(folder, arm, models[arm], recipes[arm], training, labels, seed, console)["test"]
+            for seed in range(seeds)
         ]
         for labels in LABELS
         for arm in ARMS
@@ -120,20 +121,6 @@ def choose(folder: Path, arm: str, model: Path, training: list[Review], console:
     """The recipe of the best accuracy on the development reviews, at 1,000 labels of a seed that isn't scored."""
     found = {recipe: tune(folder, arm, model, recipe, training, 1000, SEEDS, console) for recipe in GRID}
     return max(found, key=lambda recipe: found[recipe]["development"])
-
-
-def score(
-    folder: Path,
-    arm: str,
-    model: Path,
-    recipe: Recipe,
-    training: list[Review],
-    labels: int | None,
-    seed: int,
-    console: Console,
-) -> float:
-    """Accuracy on the test reviews."""
-    return tune(folder, arm, model, recipe, training, labels, seed, console)["test"]
 
 
 def tune(

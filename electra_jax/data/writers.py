@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from electra_jax.data.records import format_of
 from electra_jax.errors import UserError
+from electra_jax.files import can_be_made
 
 Write = Callable[[list[dict[str, Any]]], None]
 """Appends some rows."""
@@ -31,10 +32,8 @@ def row_writer(path: Path) -> Iterator[Write]:
     kind = format_of(path)
     if kind not in FORMATS:
         raise UserError(f"{path}: files of this kind can't be written; name one of {', '.join(FORMATS)}")
-    try:
+    with can_be_made(path):
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    except OSError as error:
-        raise UserError(f"{path}: can't be made there: {error.strerror}") from error
     os.close(handle)
     scratch = Path(name)
     try:

@@ -10,7 +10,7 @@ import numpy as np
 from sklearn import metrics
 
 from electra_jax.config import ComputeConfig
-from electra_jax.files import write_text
+from electra_jax.files import can_be_made, write_text
 from electra_jax.finetuning.examples import Example
 from electra_jax.finetuning.model import FineTuned
 from electra_jax.finetuning.predict import predict_labelled
@@ -55,7 +55,8 @@ def evaluate(
     scores = fine_tuned.task.scores(examples, predictions)
     confusion = _confusion(fine_tuned, examples, predictions)
     found = Evaluation(scores, len(examples), fine_tuned.labels, confusion, tuple(skipped), folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    with can_be_made(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     if confusion:
         plot_confusion(np.array(confusion), found.labels, folder / CONFUSION)
     curves = _curves(fine_tuned, examples, predictions)

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from electra_jax.config import FinetuneConfig
 from electra_jax.errors import UserError
-from electra_jax.files import check_absent, write_text
+from electra_jax.files import can_be_made, check_absent, write_text
 from electra_jax.finetuning.card import finetuned_card
 from electra_jax.finetuning.data import FinetuneData, load_data
 from electra_jax.finetuning.model import write_fine_tuned
@@ -120,7 +120,8 @@ def _open_work(config: FinetuneConfig, data: FinetuneData) -> Path:
     fingerprint = {"train": data.train.fingerprint, "eval": data.eval.fingerprint}
     if not (work / DATA).is_file():
         check_absent(work)
-        work.mkdir(parents=True, exist_ok=True)
+        with can_be_made(config.out):
+            work.mkdir(parents=True, exist_ok=True)
         write_text(work / SETTINGS, to_toml(config))
         write_text(work / DATA, json.dumps(fingerprint))
         return work

@@ -2,41 +2,16 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
-import micro
 import pytest
+from micro import Failing
 
-from electra_jax import cli
 from electra_jax.config import FinetuneConfig
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("offline", "quick_compilation")
 
-Failing = Callable[..., str]
 GOOD = "label,text\ngood,a fox\nbad,two dogs\n"
-
-
-@pytest.fixture
-def fail(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Failing:
-    """Runs a command that must fail without a trace on disk; returns what its one line says after the name."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
-
-    def run(command: str, *arguments: object) -> str:
-        before = micro.files(tmp_path)
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as exit:
-            cli.main([command, *map(str, arguments)])
-        assert exit.value.code == 2
-        assert micro.files(tmp_path) == before
-        assert not [path for path in tmp_path.rglob("*") if path.name.startswith((".", "out"))]
-        error = capfd.readouterr().err
-        assert error.count("\n") == 1, error
-        assert error.startswith(f"electra-jax {command}: ")
-        return error.removeprefix(f"electra-jax {command}: ").rstrip("\n")
-
-    return run
 
 
 @pytest.fixture
