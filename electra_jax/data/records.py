@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import sys
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,18 +41,21 @@ class Record(NamedTuple):
         value = self.values[column]
         for text in value if isinstance(value, list) else [value]:
             if isinstance(text, str):
-                self._check_text(text, column)
+                _check_text(text, f"{self.where}, column {column!r}")
         return value
 
-    def _check_text(self, text: str, column: str) -> None:
-        place = f"{self.where}, column {column!r}"
-        if "\0" in text:
-            raise UserError(f"{place} holds a NUL byte, so the file is binary or damaged; give UTF-8 text")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            byte = ord(text[error.start]) & 0xFF  # surrogateescape keeps a broken byte in the low half
-            raise UserError(f"{place}: byte 0x{byte:02X} is not UTF-8; convert the file to UTF-8") from None
+
+def _check_text(text: str, place: str) -> None:
+    if "\0" in text:
+        raise UserError(f"{place} holds a NUL byte, so the file is binary or damaged; give UTF-8 text")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        broken = ord(text[error.start])
+        if not 0xDC80 <= broken <= 0xDCFF:  # JSON's escapes can name half of a pair
+            raise UserError(f"{place}: \\u{broken:04x} is half a character; correct it") from None
+        byte = broken & 0xFF  # surrogateescape keeps a broken byte in the low half
+        raise UserError(f"{place}: byte 0x{byte:02X} is not UTF-8; convert the file to UTF-8") from None
 
 
 def format_of(path: Path) -> str:
@@ -93,7 +97,7 @@ def _open(path: Path) -> Iterator[io.TextIOBase]:
     try:
         with gzip.open(path, "rt", **how) if path.suffix.lower() == ".gz" else path.open(**how) as file:
             yield file
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: can't be read: {reason}") from error
 
@@ -124,6 +128,8 @@ def _header(fields: list[str], path: Path) -> list[str]:
     repeated = [name for name in fields if fields.count(name) > 1]
     if repeated:
         raise UserError(f"{path}: the header has column {repeated[0]!r} twice; rename one of them")
+    for name in fields:
+        _check_text(name, f"{path}: the header")
     return fields
 
 
@@ -170,9 +176,27 @@ def _read_parquet(path: Path) -> Iterator[Record]:
         with pq.ParquetFile(path) as file:
             number = 0
             for batch in file.iter_batches(ROWS_AT_ONCE):
-                for values in batch.to_pylist():
+                for values in _rows(batch, path, number):
                     number += 1
                     yield Record(str(path), number, values)
     except (pa.ArrowException, OSError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"{path}: can't be read as Parquet: {reason}") from error
+
+
+def _rows(batch: pa.RecordBatch, path: Path, before: int) -> list[dict[str, Any]]:
+    try:
+        return batch.to_pylist()
+    except UnicodeDecodeError:
+        return [_row(batch.slice(i, 1), f"{path}: row {before + i + 1}") for i in range(len(batch))]
+
+
+def _row(batch: pa.RecordBatch, where: str) -> dict[str, Any]:
+    values = {}
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            values[name] = column[0].as_py()
+        except UnicodeDecodeError as error:
+            byte = error.object[error.start]
+            raise UserError(f"{where}, column {name!r}: byte 0x{byte:02X} is not UTF-8; correct it") from None
+    return values

@@ -27,7 +27,7 @@ def row_writer(path: Path) -> Iterator[Write]:
     """A function that appends rows, of the same columns each, to a CSV, TSV, JSONL or Parquet file (or .gz of text).
 
     The file is written beside `path`, and renamed when the block ends without an exception; else nothing is left.
-    Raises UserError where the kind is another, or the file can't be made.
+    Raises UserError where the kind is another, the file can't be made, or rows make no table (JSONL takes any).
     """
     kind = format_of(path)
     if kind not in FORMATS:
@@ -38,7 +38,8 @@ def row_writer(path: Path) -> Iterator[Write]:
     scratch = Path(name)
     try:
         with ExitStack() as stack:
-            yield _WRITERS[kind](stack, scratch, path.suffix.lower() == ".gz")
+            write = _WRITERS[kind](stack, scratch, path.suffix.lower() == ".gz")
+            yield write if kind == ".jsonl" else _as_table(write, path)
         umask = os.umask(0)
         os.umask(umask)
         scratch.chmod(0o666 & ~umask)  # mkstemp makes it private
@@ -53,8 +54,39 @@ def _open_text(stack: ExitStack, path: Path, compressed: bool) -> Any:
     return stack.enter_context(path.open("w", encoding="utf-8", newline=""))
 
 
+def _as_table(write: Write, path: Path) -> Write:
+    """The same function, for rows that must be alike; those of JSON may differ in columns and kinds of values."""
+    header: list[str] = []
+
+    def write_alike(rows: list[dict[str, Any]]) -> None:
+        for row in rows:
+            if not header:
+                header.extend(row)
+            if row.keys() != set(header):
+                columns = f"{', '.join(row)}, and others {', '.join(header)}"
+                raise UserError(f"{path}: can't be a table, for a row has columns {columns}; name a .jsonl file")
+        try:
+            write(rows)
+        except pa.ArrowException as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise UserError(f"{path}: can't be a table: {reason}; name a .jsonl file") from error
+
+    return write_alike
+
+
+class _Lines:
+    """Lines that end in CR LF, written with LF. Before Python 3.13, `csv` quotes a CR only if it is of a line's end."""
+
+    def __init__(self, file: Any):
+        self.file = file
+
+    def write(self, line: str) -> None:
+        self.file.write(line.removesuffix("\r\n") + "\n")
+
+
 def _csv_writer(stack: ExitStack, path: Path, compressed: bool, delimiter: str = ",") -> Write:
-    writer = csv.writer(_open_text(stack, path, compressed), delimiter=delimiter, lineterminator="\n")
+    lines = _Lines(_open_text(stack, path, compressed))
+    writer = csv.writer(lines, delimiter=delimiter, lineterminator="\r\n")
     header: list[str] = []
 
     def write(rows: list[dict[str, Any]]) -> None:
@@ -88,7 +120,10 @@ def _parquet_writer(stack: ExitStack, path: Path, compressed: bool) -> Write:
             return
         if not opened:
             opened.append(stack.enter_context(pq.ParquetWriter(path, pa.Table.from_pylist(rows).schema)))
-        opened[0].write_table(pa.Table.from_pylist(rows, schema=opened[0].schema))
+        schema = opened[0].schema
+        table = pa.Table.from_pylist(rows, schema=schema)  # refuses other kinds, but cuts 2.5 to an integer's 2
+        pa.Table.from_pylist(rows).select(schema.names).cast(schema)  # refuses that
+        opened[0].write_table(table)
 
     return write
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from datasets import ClassLabel, Dataset
 from datasets import List as ListOf
+from datasets.config import DATASETDICT_JSON_FILENAME
 from sklearn.model_selection import train_test_split
 
 from electra_jax.config import FinetuneConfig
@@ -68,7 +69,10 @@ def load_data(config: FinetuneConfig, task: Task) -> FinetuneData:
         raise UserError(f"{source}: all of its {len(skipped)} rows have empty fields")
     held_out: list[Example] = []
     if eval_source is not None:
+        before = len(skipped)
         held_out = list(_examples(config, task, eval_source, eval_split, skipped))
+        if not held_out:
+            raise UserError(f"{eval_source}: all of its {len(skipped) - before} rows have empty fields")
     elif config.eval_fraction > 0:
         train, held_out = _divide(train, config)
     task = task.fitted(train, source)
@@ -96,9 +100,14 @@ def _sources(config: FinetuneConfig) -> tuple[str, str, str | None, str]:
         )
     if not 0 <= config.eval_fraction < 1:
         raise UserError(f"eval_fraction: {config.eval_fraction} is not from 0 to below 1")
-    if config.eval is None and glue and not Path(source).is_file():
+    if config.eval is None and glue and _has_splits(source):
         return source, "train", source, glue.eval_split
     return source, "train", config.eval, glue.eval_split if glue else "validation"
+
+
+def _has_splits(source: str) -> bool:
+    """Whether it is of the hub, or a folder of several splits; one set alone would be evaluated on itself."""
+    return not Path(source).exists() or (Path(source) / DATASETDICT_JSON_FILENAME).is_file()
 
 
 def _examples(config: FinetuneConfig, task: Task, source: str, split: str, skipped: list[str]) -> Iterator[Example]:
@@ -132,7 +141,7 @@ def _tokenized(task: Task, examples: Sequence[Example]) -> Split:
 def _rows(dataset: Dataset, source: str) -> Iterator[Record]:
     """Rows of `datasets`, numbered classes by their names; a class of -1, as in GLUE's test sets, is none."""
     names = {column: names for column, kind in dataset.features.items() if (names := _class_names(kind)) is not None}
-    for number, values in enumerate(dataset, start=1):
+    for number, values in enumerate(dataset.with_format(None), start=1):  # or arrays, if it was saved so
         named = {column: _named(values[column], names[column]) for column in names}
         yield Record(source, number, values | named)
 

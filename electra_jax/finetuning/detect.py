@@ -12,7 +12,7 @@ from rich.text import Text
 
 from electra_jax.data.tokenizer import load_tokenizer
 from electra_jax.errors import UserError
-from electra_jax.files import write_text
+from electra_jax.files import can_be_made, write_text
 from electra_jax.hub.pretrained import Discriminator
 from electra_jax.hub.source import local_folder
 
@@ -61,7 +61,7 @@ def detect(model: str | Path, texts: Sequence[str]) -> list[Detected]:
 
 
 def _detect(discriminator: Discriminator, tokenizer: object, text: str) -> Detected:
-    encoding = tokenizer(text).encodings[0]  # type: ignore[operator]
+    encoding = tokenizer(text, verbose=False).encodings[0]  # type: ignore[operator]
     positions = discriminator.config.max_position_embeddings
     if len(encoding.ids) == 2:
         raise UserError("the text: is empty; give some words")
@@ -92,7 +92,8 @@ def coloured(found: Detected) -> Text:
 def write_html(found: Sequence[Detected], name: str, path: Path) -> None:
     """The texts as one page that needs nothing else."""
     paragraphs = "\n".join(f"<p>{_paragraph(one)}</p>" for one in found)
-    write_text(path, PAGE.format(name=html.escape(name), paragraphs=paragraphs))
+    with can_be_made(path):
+        write_text(path, PAGE.format(name=html.escape(name), paragraphs=paragraphs))
 
 
 def _paragraph(found: Detected) -> str:

@@ -55,7 +55,7 @@ def text_of(record: Record, column: str) -> str:
     value = record.get(column)
     if value is None or (isinstance(value, str) and not value.strip()):
         raise EmptyFieldError(f"{record.where}, column {column!r} is empty")
-    if isinstance(value, (list, dict)):
+    if isinstance(value, (list, dict, bytes)):
         raise UserError(f"{record.where}, column {column!r} holds a {type(value).__name__}, and a text is wanted")
     return str(value)
 

@@ -23,7 +23,7 @@ from electra_jax.finetuning.tasks import make_task
 from electra_jax.finetuning.tuner import RESULT, WEIGHTS, Result, Tuner
 from electra_jax.presets import read_toml, to_toml
 from electra_jax.report.progress import table
-from electra_jax.train.run import differences
+from electra_jax.train.run import CHECKPOINTS, differences
 
 SETTINGS, SCORES, SEEDS, DATA = "finetune.toml", "scores.json", "seeds", "data.json"
 FREE = {"out", "log_every"}
@@ -78,8 +78,8 @@ def finetune(config: FinetuneConfig, console: Console | None = None) -> Finetune
         model = replace(model, hidden_dropout_prob=config.dropout, attention_probs_dropout_prob=config.dropout)
     data = load_data(config, make_task(config, tokenizer, model.max_position_embeddings))
     data = replace(data, task=_with_metric(data.task))
-    work = _open_work(config, data)
     tuner = Tuner(config, model, body, data, console)
+    work = _open_work(config, data)
     console.print(tuner.startup_table())
     for line in data.skipped:
         console.print(f"left out: {line}", soft_wrap=True, highlight=False)
@@ -133,18 +133,17 @@ def _open_work(config: FinetuneConfig, data: FinetuneData) -> Path:
 
 
 def _publish(config: FinetuneConfig, tuner: Tuner, outcome: FinetuneResult, work: Path) -> None:
-    """Put the best model's files into the work folder, and rename it."""
+    """Put the best model's files into the work folder, rename it, and only then drop what served resuming."""
     folder = work / SEEDS / str(outcome.best.seed)
     fine_tuned = tuner.model_of(outcome.best, folder)
     write_fine_tuned(work, fine_tuned, finetuned_card(config, fine_tuned, outcome.best, outcome.scores))
     write_text(work / SCORES, json.dumps(_scores(outcome), indent=2) + "\n")
-    for seed in (work / SEEDS).iterdir():
+    os.replace(work, config.out)  # an empty folder there is replaced
+    for seed in (config.out / SEEDS).iterdir():
         (seed / WEIGHTS).unlink()
         (seed / RESULT).unlink()
-    (work / DATA).unlink()
-    if config.out.is_dir():
-        shutil.rmtree(config.out)  # which is empty
-    os.replace(work, config.out)
+        shutil.rmtree(seed / CHECKPOINTS, ignore_errors=True)  # of a seed killed just before it dropped them
+    (config.out / DATA).unlink()
 
 
 def _scores(outcome: FinetuneResult) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def _load(model: str | Path | FineTuned, compute: ComputeConfig) -> FineTuned:
 
 
 def _row(example: Example, prediction: Prediction) -> dict[str, Any]:
-    values = example.record.values
+    values = {column: example.record.get(column) for column in example.record.values}  # those unread are checked too
     taken = [column for column in prediction if column in values]
     if taken:
         raise UserError(f"{example.record.where}: has a column {taken[0]!r} already, which predictions want; rename it")

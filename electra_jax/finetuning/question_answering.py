@@ -122,7 +122,7 @@ class QuestionAnswering(Task):
         return "" if threshold is not None and difference > threshold else text
 
     def _cut(self, question: str, longest: int) -> str:
-        encodings = self.tokenizer(question, add_special_tokens=False).encodings
+        encodings = self.tokenizer(question, add_special_tokens=False, verbose=False).encodings
         assert encodings is not None
         offsets = encodings[0].offsets
         return question[: offsets[longest - 1][1]] if len(offsets) > longest else question

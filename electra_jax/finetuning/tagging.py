@@ -92,7 +92,7 @@ class Tagging(Task):
     def _pieces(self, lists: Sequence[Sequence[str]]) -> list[list[list[int]]]:
         """The ids of each word; of one that has none (white space, say), [UNK]."""
         encodings = self.tokenizer(
-            [list(words) for words in lists], is_split_into_words=True, add_special_tokens=False
+            [list(words) for words in lists], is_split_into_words=True, add_special_tokens=False, verbose=False
         ).encodings
         assert encodings is not None
         found = []
