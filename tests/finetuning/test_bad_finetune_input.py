@@ -4,10 +4,12 @@ import json
 import shutil
 from pathlib import Path
 
+import micro
 import pytest
 from micro import Failing
 
 from electra_jax.config import FinetuneConfig
+from electra_jax.data.tokenizer import load_tokenizer, save_tokenizer
 
 pytestmark = pytest.mark.usefixtures("offline", "quick_compilation")
 
@@ -72,6 +74,17 @@ def test_a_label_that_training_does_not_have(finetune: Failing, tmp_path: Path) 
     (tmp_path / "eval.csv").write_text("label,text\ngood,a\nugly,b\n")
     line = finetune(GOOD, "--eval", tmp_path / "eval.csv")
     assert line == f"{tmp_path}/eval.csv: row 2, column 'label': label 'ugly' is none of training: bad, good"
+
+
+def test_a_batch_that_does_not_divide_over_the_devices(pretrained: Path, tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text(GOOD)
+    paths = ["--model", str(pretrained), "--train", str(tmp_path / "train.csv"), "--out", str(tmp_path / "out")]
+    options = ["--batch-size", "6", "--eval-fraction", "0"]
+    process = micro.python("-m", "electra_jax", "finetune", *paths, *options, devices=4)
+    assert process.returncode == 2
+    says = "batch_size: 6 rows do not divide over 4 devices; take a multiple"
+    assert micro.complaint("finetune", process.stderr) == says
+    assert [path.name for path in tmp_path.iterdir()] == ["train.csv"]
 
 
 @pytest.mark.parametrize(
@@ -172,6 +185,19 @@ def test_evaluating_a_label_that_training_did_not_have(fail: Failing, learnt: Fi
     assert line == f"{tmp_path}/data.csv: row 2, column 'label': label 'ugly' is none of training: bad, good"
 
 
+def test_an_evaluation_where_no_folder_can_be(
+    fail: Failing, learnt: FinetuneConfig, examples: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("kept")
+    line = fail("evaluate", "--model", learnt.out, "--data", examples, "--out", tmp_path / "file")
+    assert line.startswith(f"{tmp_path}/file: can't be made there: ")
+
+
+def test_a_page_where_no_file_can_be(fail: Failing, pretrained: Path, tmp_path: Path) -> None:
+    line = fail("detect", "--model", pretrained, "a fox", "--html", tmp_path / "none" / "page.html")
+    assert line.startswith(f"{tmp_path}/none/page.html: can't be made there: ")
+
+
 def test_detecting_by_a_fine_tuned_model(fail: Failing, learnt: FinetuneConfig) -> None:
     line = fail("detect", "--model", learnt.out, "a fox")
     assert "neither of ELECTRA's pretraining heads" in line
@@ -183,3 +209,11 @@ def test_detecting_by_a_fine_tuned_model(fail: Failing, learnt: FinetuneConfig) 
 )
 def test_detecting_a_text_that_does_not_fit(fail: Failing, pretrained: Path, text: str, says: str) -> None:
     assert fail("detect", "--model", pretrained, text).startswith(says)
+
+
+def test_a_text_that_is_too_long_is_told_once(fail: Failing, model: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tokenizer = load_tokenizer(model)
+    tokenizer.model_max_length = 48
+    save_tokenizer(tokenizer, model)
+    assert fail("detect", "--model", model, "fox " * 60).startswith("the text: has 62 tokens")
+    assert caplog.text == ""  # transformers warns of such lengths too
