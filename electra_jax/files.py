@@ -39,7 +39,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         yield scratch
-        scratch.chmod(0o777 & ~_umask())  # mkdtemp makes it private
+        scratch.chmod(0o777 & ~umask())  # mkdtemp makes it private
         os.replace(scratch, path)  # an empty folder at `path` is replaced
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -55,7 +55,8 @@ def write_text(path: Path, text: str) -> None:
         scratch.unlink(missing_ok=True)
 
 
-def _umask() -> int:
+def umask() -> int:
+    """The rights that new files of this process don't get."""
     value = os.umask(0)
     os.umask(value)
     return value

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from electra_jax.data.records import format_of
 from electra_jax.errors import UserError
-from electra_jax.files import can_be_made
+from electra_jax.files import can_be_made, umask
 
 Write = Callable[[list[dict[str, Any]]], None]
 """Appends some rows."""
@@ -40,9 +40,7 @@ def row_writer(path: Path) -> Iterator[Write]:
         with ExitStack() as stack:
             write = _WRITERS[kind](stack, scratch, path.suffix.lower() == ".gz")
             yield write if kind == ".jsonl" else _as_table(write, path)
-        umask = os.umask(0)
-        os.umask(umask)
-        scratch.chmod(0o666 & ~umask)  # mkstemp makes it private
+        scratch.chmod(0o666 & ~umask())  # mkstemp makes it private
         os.replace(scratch, path)
     finally:
         scratch.unlink(missing_ok=True)
