@@ -34,6 +34,8 @@ class Arguments:
     layer_decay: float = 1.0
     """Of this package; the Trainer has none."""
     batch_size: int = 32
+    length: int = 128
+    """Most tokens of an example, in both."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ def ours(arguments: Arguments, seed: int) -> Round:
             "--learning-rate": arguments.learning_rate,
             "--layer-decay": arguments.layer_decay,
             "--batch-size": arguments.batch_size,
+            "--length": arguments.length,
             "--optimizer": "adamw",
             "--seed": seed,
             "--eval-every": 10**9,  # at the end, as the other does
@@ -96,7 +99,7 @@ def theirs(arguments: Arguments, seed: int) -> Round:
         out = Path(folder) / "out.json"
         paths = [str(path) for path in (arguments.model, arguments.train, arguments.test, out)]
         options = ["--epochs", arguments.epochs, "--learning-rate", arguments.learning_rate, "--seed", seed]
-        options += ["--batch-size", arguments.batch_size]
+        options += ["--batch-size", arguments.batch_size, "--length", arguments.length]
         seconds = _time([sys.executable, str(HERE / "hf_trainer.py"), *paths, *map(str, options)])
         result = json.loads(out.read_text())
         return Round(seconds, result["examples_per_second"], result["accuracy"])
