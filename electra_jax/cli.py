@@ -216,7 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         COMMANDS[name](rest[:-1], console)
     except UserError as error:
         print(f"electra-jax {name}: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(error.status)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
 

@@ -131,6 +131,11 @@ class OptimizerConfig:
     """Largest global norm of the gradient."""
 
 
+RematPolicy = Literal[
+    "none", "nothing_saveable", "dots_saveable", "dots_with_no_batch_dims_saveable", "everything_saveable"
+]
+
+
 @dataclass(frozen=True)
 class ComputeConfig:
     """How the same numbers are computed."""
@@ -139,9 +144,28 @@ class ComputeConfig:
     """Of activations and matrix products; parameters and optimiser state are float32 always."""
     scan_layers: bool = False
     """Loop over a tower's layers by `jax.lax.scan`: compiles faster, and on CPU steps about 25% slower."""
+    remat: RematPolicy = "none"
+    """What a layer keeps for the backward pass, by the name of a policy of `jax.checkpoint_policies`; it computes the
+    rest again. nothing_saveable takes the least memory, dots_saveable keeps the matrix products; none: no remat."""
     attention: Literal["xla", "cudnn"] = "xla"
     """cudnn: its fused kernel, on NVIDIA GPUs in bfloat16, wherever attention has no dropout: in training with
     `model.attention_probs_dropout_prob` 0."""
+
+
+@dataclass(frozen=True)
+class DistributedConfig:
+    """Processes that train as one (`jax.distributed`). Without any of these there is one."""
+
+    cluster: bool = False
+    """Ask Slurm, Open MPI or Kubernetes for the other processes."""
+    coordinator: str | None = None
+    """Or else: host:port of process 0, which all processes can reach, ..."""
+    processes: int | None = None
+    """... how many there are, ..."""
+    process: int | None = None
+    """... and which one this is, from 0."""
+    timeout: int = 30
+    """Seconds without a sign of life after which a process counts as lost, and the others end."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +182,15 @@ class PretrainConfig:
     length: int = 128
     """Tokens in a row; what the data was prepared with."""
     batch_size: int = 128
-    """Rows in a step, over all devices."""
+    """Rows in a step, over all devices and accumulated parts."""
+    accumulate: int = 1
+    """Parts that a device's rows are computed in, one after the other, for one update; the loss is the batch's."""
+    mesh: str | None = None
+    """How the devices are laid out: data=8, or data=2,fsdp=4. All along data, unless set."""
+    ema_decay: float = 0.0
+    """Of an exponential moving average of the parameters, which then is what is evaluated and exported. 0: none."""
+    max_bad_steps: int = 10
+    """Steps in a row with a loss or gradient that isn't finite, after which the run stops. None changes anything."""
     steps: int = 1_000_000
     log_every: int = 100
     """Steps between lines of metrics, each an average over the steps since the last."""
@@ -168,6 +200,11 @@ class PretrainConfig:
     """Most held-out rows in an evaluation."""
     checkpoint_every: int = 10_000
     checkpoints_kept: int = 3
+    keep_best: bool = False
+    """Keep the checkpoint of the lowest held-out loss too; `checkpoint_every` must be a multiple of `eval_every`."""
+    max_time: str | None = None
+    """Time after which the run saves and stops, to go on when it is run again: 23:50:00, 90m or 2h."""
+    distributed: DistributedConfig = DistributedConfig()
     model: ModelConfig = ModelConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     optimizer: OptimizerConfig = OptimizerConfig()

@@ -1,4 +1,4 @@
-"""The one kind of error that a person can mend by changing what they gave."""
+"""What a command tells a person in one line, with the exit status that goes with it."""
 
 
 class UserError(Exception):
@@ -6,3 +6,17 @@ class UserError(Exception):
 
     The command prints it without a traceback and exits with status 2; the API raises it.
     """
+
+    status = 2
+
+
+class RunError(UserError):
+    """A run that can't go on, though its input was in order: status 1."""
+
+    status = 1
+
+
+class StoppedError(UserError):
+    """A run that was told to stop, and has saved what the same command goes on from: status 75 (EX_TEMPFAIL)."""
+
+    status = 75

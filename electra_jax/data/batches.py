@@ -32,6 +32,12 @@ def train_batches(rows: Rows, batch_size: int, seed: int, first_step: int = 0) -
     return _closing(batches[first_step:].to_iter_dataset(READ))
 
 
+def row_numbers(rows: int, batch_size: int, seed: int, step: int) -> list[int]:
+    """The rows of the batch that step number `step` (from 1) reads."""
+    numbers = grain.MapDataset.range(rows).shuffle(seed=seed).repeat()
+    return [int(numbers[i]) for i in range((step - 1) * batch_size, step * batch_size)]
+
+
 def eval_batches(rows: Rows, batch_size: int, max_rows: int) -> Generator[Batch]:
     """The first `max_rows` rows in order, once; the last batch is filled up with empty rows (all zeros, length 0)."""
     stop = min(max_rows, len(rows))

@@ -30,7 +30,7 @@ from electra_jax.hub.source import TASK_FILE, local_folder
 from electra_jax.model import HeadKind, TaskModel, Tokens
 from electra_jax.presets import parse
 from electra_jax.train.optimizer import Params
-from electra_jax.train.sharding import by_row, data_mesh, put_batch, replicated
+from electra_jax.train.sharding import by_row, make_mesh, put_batch, replicated
 from electra_jax.train.step import read_tokens
 
 BATCH_SIZE = 32
@@ -156,7 +156,7 @@ class FineTuned:
     def _forward(self) -> Forward:
         devices = jax.device_count()
         batch_size = -(-BATCH_SIZE // devices) * devices
-        return Forward(self._graph, data_mesh(batch_size), batch_size)
+        return Forward(self._graph, make_mesh(None, batch_size), batch_size)
 
     @cached_property
     def _placed(self) -> Params:

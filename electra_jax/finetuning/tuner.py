@@ -35,7 +35,7 @@ from electra_jax.train.checkpoint import Checkpoints
 from electra_jax.train.clock import Clock
 from electra_jax.train.optimizer import Params, schedule
 from electra_jax.train.run import CHECKPOINTS, METRICS
-from electra_jax.train.sharding import abstract, by_row, data_mesh, put_batch, replicated
+from electra_jax.train.sharding import abstract, by_row, make_mesh, put_batch, replicated
 from electra_jax.train.step import State, read_tokens, step_key
 
 RESULT, WEIGHTS = "result.json", "best.safetensors"
@@ -64,7 +64,7 @@ class Tuner:
         self.steps_per_epoch = -(-len(self.features) // config.batch_size)
         self.steps = max(1, round(epochs_of(config) * self.steps_per_epoch))
         self.buckets = fit_buckets(self.lengths, self.steps_per_epoch)
-        self.mesh = data_mesh(config.batch_size)
+        self.mesh = make_mesh(None, config.batch_size)
         self.graph = graph_of(model, self.task.head, config.compute)
         self.forward = Forward(self.graph, self.mesh, config.batch_size)
         self.metric = self.task.settings.metric
@@ -136,7 +136,7 @@ class Tuner:
         if newest is None:
             return self.start(np.uint32(seed), self.body)
         shapes = jax.eval_shape(self._start, np.uint32(seed), self.body)
-        return checkpoints.restore(newest, abstract(shapes, replicated(self.mesh)))
+        return checkpoints.restore(newest, abstract(shapes, self.mesh))
 
     def _train(
         self, seed: int, state: State, log: MetricsLog, progress: TrainingProgress, checkpoints: Checkpoints

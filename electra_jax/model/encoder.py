@@ -1,5 +1,6 @@
 """The Transformer encoder: BERT's, with LayerNorm after each residual sum (Devlin et al., 2019)."""
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -7,8 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt32
 
-from electra_jax.config import ComputeConfig, ElectraConfig
-from electra_jax.model.layers import Seed, dropout, gelu, layer_norm, linear
+from electra_jax.config import ComputeConfig, ElectraConfig, RematPolicy
+from electra_jax.model.layers import Seed, dropout, gelu, layer_norm, linear, row_keys
 
 SITES = 3  # dropout masks in a layer: attention's weights, attention's output, feed-forward's output
 
@@ -74,7 +75,7 @@ class Layer(nnx.Module):
         self.feed_forward = FeedForward(config, jnp.dtype(compute.dtype), rngs)
 
     def __call__(
-        self, x: Float[Array, "B L H"], mask: Bool[Array, "B L"], seeds: UInt32[Array, "3 2"] | None
+        self, x: Float[Array, "B L H"], mask: Bool[Array, "B L"], seeds: UInt32[Array, "3 B 2"] | None
     ) -> Float[Array, "B L H"]:
         """Apply the layer; without seeds there is no dropout."""
         weights_seed, output_seed, feed_forward_seed = (None,) * SITES if seeds is None else seeds
@@ -85,7 +86,7 @@ class Encoder(nnx.Module):
     """Dropout, projection to H where E differs, and the layers, whose parameters are stacked along their first axis."""
 
     def __init__(self, config: ElectraConfig, compute: ComputeConfig, rngs: nnx.Rngs):
-        self.config, self.scan = config, compute.scan_layers
+        self.config, self.scan, self.remat = config, compute.scan_layers, compute.remat
         self.project = _projection(config.embedding_size, config.hidden_size, jnp.dtype(compute.dtype), rngs)
 
         @nnx.split_rngs(splits=config.num_hidden_layers)
@@ -98,8 +99,8 @@ class Encoder(nnx.Module):
     def __call__(
         self, embedded: Float[Array, "B L E"], mask: Bool[Array, "B L"], key: PRNGKeyArray | None = None
     ) -> Float[Array, "B L H"]:
-        """The last layer's hidden states; with a key, dropout is on."""
-        first_seed, layer_seeds = self._seeds(key)
+        """The last layer's hidden states; with a key (one, or one a row), dropout is on."""
+        first_seed, layer_seeds = self._seeds(key, len(embedded))
         x = dropout(embedded, first_seed, self.config.hidden_dropout_prob)
         if self.project is not None:
             x = self.project(x)
@@ -109,19 +110,28 @@ class Encoder(nnx.Module):
             parameters, seeds = parameters_and_seeds
             return nnx.merge(graphdef, parameters)(x, mask, seeds), None
 
+        layer = remat(layer, self.remat)
         if self.scan:
             return jax.lax.scan(layer, x, (stacked, layer_seeds))[0]
         for i in range(self.config.num_hidden_layers):
             x, _ = layer(x, jax.tree.map(lambda a, i=i: a[i], (stacked, layer_seeds)))
         return x
 
-    def _seeds(self, key: PRNGKeyArray | None) -> tuple[Seed | None, UInt32[Array, "layers 3 2"] | None]:
-        """A seed for each dropout mask, all of one draw."""
+    def _seeds(self, key: PRNGKeyArray | None, rows: int) -> tuple[Seed | None, UInt32[Array, "layers 3 B 2"] | None]:
+        """A seed for each row of each dropout mask, all of one draw a row."""
         if key is None:
             return None, None
         layers = self.config.num_hidden_layers
-        words = jax.random.bits(key, (1 + layers * SITES, 2))
-        return words[0], words[1:].reshape(layers, SITES, 2)
+        draw = jax.vmap(lambda key: jax.random.bits(key, (1 + layers * SITES, 2)), out_axes=1)
+        words = draw(row_keys(key, rows))
+        return words[0], words[1:].reshape(layers, SITES, rows, 2)
+
+
+def remat(layer: Callable, policy: RematPolicy) -> Callable:
+    """`layer`, which keeps for the backward pass what the policy says, and computes the rest again."""
+    if policy == "none":
+        return layer
+    return jax.checkpoint(layer, policy=getattr(jax.checkpoint_policies, policy))
 
 
 def _projection(size: int, features: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Linear | None:

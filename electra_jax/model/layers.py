@@ -8,12 +8,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, UInt32
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt32
 
 from electra_jax.config import ElectraConfig
 
-Seed = UInt32[Array, "2"]
-"""Two random words that key one dropout mask."""
+Seed = UInt32[Array, "*rows 2"]
+"""Two random words for each row of a batch (or one pair for a whole array), which key one dropout mask."""
+
+
+def row_keys(key: PRNGKeyArray, rows: int) -> PRNGKeyArray:
+    """A key for each row of a batch: those that are given, or of one key, by the row's number.
+
+    Whatever is drawn for a row then depends on its number in the batch alone, and not on how the batch is divided over
+    devices, processes and accumulated parts.
+    """
+    return key if key.ndim else jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(rows))
+
+
+def split_rows(keys: PRNGKeyArray, number: int) -> list[PRNGKeyArray]:
+    """`number` keys of each row's: [rows] each."""
+    return list(jax.vmap(lambda key: jax.random.split(key, number), out_axes=1)(keys))
 
 
 def linear(size: int, features: int, config: ElectraConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Linear:
@@ -80,8 +94,10 @@ def keep_mask(seed: Seed, shape: tuple[int, ...], rate: float) -> Bool[Array, ".
 
     Both words of the seed are mixed in: with one, the masks of two seeds would be permutations of each other.
     """
-    index = jax.lax.iota(jnp.uint32, int(np.prod(shape))).reshape(shape)
-    return _mix(_mix(index ^ seed[0]) + seed[1]) >= jnp.uint32(rate * 2**32)
+    inside = shape[seed.ndim - 1 :]  # one row, where each has a seed
+    index = jax.lax.iota(jnp.uint32, int(np.prod(inside))).reshape(inside)
+    first, second = (seed[..., i].reshape(*seed.shape[:-1], *[1] * len(inside)) for i in (0, 1))
+    return _mix(_mix(index ^ first) + second) >= jnp.uint32(rate * 2**32)
 
 
 def _mix(h: UInt32[Array, "..."]) -> UInt32[Array, "..."]:

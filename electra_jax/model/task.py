@@ -11,6 +11,7 @@ from electra_jax.config import ComputeConfig, ElectraConfig
 from electra_jax.model.embeddings import Embeddings, Tokens
 from electra_jax.model.encoder import Encoder
 from electra_jax.model.heads import ChoiceHead, SequenceHead, SpanHead, TokenHead
+from electra_jax.model.layers import row_keys, split_rows
 
 HeadKind = Literal["sequence", "token", "span", "choice"]
 
@@ -40,8 +41,10 @@ class TaskModel(nnx.Module):
         self.head = TASK_HEADS[kind](config, outputs, dtype, rngs)
 
     def __call__(self, tokens: Tokens, key: PRNGKeyArray | None = None) -> Float[Array, "B ..."]:
-        """The head's float32 logits; with a key, dropout is on."""
-        encoder_key, head_key = (None, None) if key is None else jax.random.split(key)
-        hidden = self.encoder(self.embeddings(tokens), tokens.mask, encoder_key)
-        seeds = None if head_key is None else tuple(jax.random.bits(head_key, (2, 2)))
-        return self.head(hidden, seeds)
+        """The head's float32 logits; with a key (one, or one a row), dropout is on."""
+        if key is None:
+            return self.head(self.encoder(self.embeddings(tokens), tokens.mask), None)
+        encoder_keys, head_keys = split_rows(row_keys(key, len(tokens.ids)), 2)
+        hidden = self.encoder(self.embeddings(tokens), tokens.mask, encoder_keys)
+        seeds = jax.vmap(lambda key: jax.random.bits(key, (2, 2)), out_axes=1)(head_keys)
+        return self.head(hidden, tuple(seeds))

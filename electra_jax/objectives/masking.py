@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 from electra_jax.config import ObjectiveConfig
 from electra_jax.model import Tokens
+from electra_jax.model.layers import row_keys
 
 
 class SpecialTokens(NamedTuple):
@@ -36,13 +37,19 @@ def pick(key: PRNGKeyArray, tokens: Tokens, special: SpecialTokens, config: Obje
 
     [G] draws with replacement and, where two slots hit one position, writes the average of the two ids.
     """
-    slots = config.slots(tokens.ids.shape[1])
-    allowed = candidates(tokens, special)
-    order = jnp.where(allowed, jax.random.uniform(key, allowed.shape), -1.0)
-    scores, positions = jax.lax.top_k(order, slots)
-    wanted = jnp.clip(jnp.round(tokens.mask.sum(1) * config.mask_prob).astype(jnp.int32), 1, slots)
-    used = (jnp.arange(slots) < wanted[:, None]) & (scores >= 0)
+    rows, length = tokens.ids.shape
+    slots = config.slots(length)
+    drawn = jax.vmap(lambda key: jax.random.uniform(key, (length,)))(row_keys(key, rows))
+    _, positions = jax.lax.top_k(jnp.where(candidates(tokens, special), drawn, -1.0), slots)
+    used = jnp.arange(slots) < count_picks(tokens, special, config)[:, None]
     return Picks(jnp.where(used, positions, 0), used)
+
+
+def count_picks(tokens: Tokens, special: SpecialTokens, config: ObjectiveConfig) -> Int[Array, " B"]:
+    """How many tokens of each row are picked; chance has no part in it."""
+    wanted = jnp.round(tokens.mask.sum(1) * config.mask_prob).astype(jnp.int32)
+    wanted = jnp.clip(wanted, 1, config.slots(tokens.ids.shape[1]))
+    return jnp.minimum(wanted, candidates(tokens, special).sum(1))
 
 
 def gather(ids: Int[Array, "B L"], picks: Picks) -> Int[Array, "B K"]:
@@ -59,5 +66,7 @@ def scatter(ids: Int[Array, "B L"], picks: Picks, new: Int[Array, "B K"] | int) 
 
 def mask(key: PRNGKeyArray, tokens: Tokens, picks: Picks, mask_id: int, mask_token_prob: float) -> Tokens:
     """Replace each pick by [MASK] with probability `mask_token_prob`; the others keep their token."""
-    masked = picks._replace(used=picks.used & jax.random.bernoulli(key, mask_token_prob, picks.used.shape))
+    rows, slots = picks.used.shape
+    chosen = jax.vmap(lambda key: jax.random.bernoulli(key, mask_token_prob, (slots,)))(row_keys(key, rows))
+    masked = picks._replace(used=picks.used & chosen)
     return tokens._replace(ids=scatter(tokens.ids, masked, mask_id))

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from electra_jax.model.layers import row_keys
+
 BLOCK = 128  # entries of the vocabulary in a block; near sqrt(V), where both levels cost about the same
 
 
@@ -22,7 +24,8 @@ def sample(
     if exclude is not None:
         logits = jnp.where(jnp.arange(logits.shape[-1]) == exclude[..., None], -jnp.inf, logits)
     weights = _blocks(jnp.exp(logits - logits.max(-1, keepdims=True)))
-    uniforms = jax.random.uniform(key, (2, *logits.shape[:-1]))
+    rows, slots, _ = logits.shape
+    uniforms = jax.vmap(lambda key: jax.random.uniform(key, (2, slots)), out_axes=1)(row_keys(key, rows))
     block = _inverse_cdf(weights.sum(-1), uniforms[0])
     inside = jnp.take_along_axis(weights, block[..., None, None], axis=-2)[..., 0, :]
     return block * BLOCK + _inverse_cdf(inside, uniforms[1])

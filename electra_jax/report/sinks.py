@@ -32,6 +32,16 @@ class MetricsLog:
         self.board.close()
 
 
+class NoLog:
+    """The log of a process that is not the one to write."""
+
+    def write(self, kind: str, step: int, figures: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 def read_metrics(file: Path) -> list[dict[str, Any]]:
     """The lines of a metrics.jsonl; a last one that a kill cut short is left out."""
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.exists() else []

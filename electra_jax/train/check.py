@@ -1,14 +1,18 @@
 """Is this a run that can be made? Asked before anything is written."""
 
 import jax
+from jax.sharding import Mesh
 
 from electra_jax.config import PretrainConfig, TowerConfig
 from electra_jax.data.manifest import Manifest
 from electra_jax.errors import UserError
+from electra_jax.train.processes import parse_time
 
 POSITIVE = (
     "length",
     "batch_size",
+    "accumulate",
+    "max_bad_steps",
     "steps",
     "log_every",
     "eval_every",
@@ -22,6 +26,13 @@ def check(config: PretrainConfig, manifest: Manifest) -> None:
     """Raise UserError for settings that no run can have, or that don't fit the data."""
     for name in POSITIVE:
         _require(getattr(config, name) > 0, f"{name}: {getattr(config, name)} is not above 0")
+    _require(0 <= config.ema_decay < 1, f"ema_decay: {config.ema_decay} is not from 0 to below 1")
+    _require(
+        not config.keep_best or config.checkpoint_every % config.eval_every == 0,
+        f"keep_best: checkpoint_every {config.checkpoint_every} is no multiple of eval_every {config.eval_every}",
+    )
+    if config.max_time is not None:
+        parse_time(config.max_time)
     _require(0 <= config.seed < 2**32, f"seed: {config.seed} is not between 0 and 2**32 - 1")
     for name, tower in (("discriminator", config.model.discriminator), ("generator", config.model.generator)):
         _check_tower(f"model.{name}", tower)
@@ -33,6 +44,23 @@ def check(config: PretrainConfig, manifest: Manifest) -> None:
     _check_compute(config)
     _check_objective(config)
     _check_data(config, manifest)
+
+
+def check_mesh(config: PretrainConfig, mesh: Mesh) -> None:
+    """Raise UserError where the batch or the model does not divide over the devices."""
+    parts = mesh.size * config.accumulate
+    _require(
+        config.batch_size % parts == 0,
+        f"batch_size: {config.batch_size} rows do not divide over {mesh.size} devices and {config.accumulate} "
+        f"accumulated parts; take a multiple of {parts}",
+    )
+    split = mesh.shape["fsdp"]
+    widths = {"embedding_size": config.model.embedding_size}
+    for name in ("discriminator", "generator"):
+        tower: TowerConfig = getattr(config.model, name)
+        widths |= {f"{name}.{size}": getattr(tower, size) for size in ("hidden_size", "intermediate_size")}
+    for name, width in widths.items():
+        _require(width % split == 0, f"mesh: fsdp={split} does not divide model.{name}, {width}")
 
 
 def _check_tower(name: str, tower: TowerConfig) -> None:

@@ -58,14 +58,16 @@ class Checkpoints:
             raise UserError(f"{self.folder}/{step}: the checkpoint does not fit this run: {line}") from None
 
     def restore_params(self, step: int) -> Params:
-        """The parameters of `step` alone, as NumPy arrays, whatever else was saved beside them."""
-        saved = self.manager.item_metadata(step)["state"]["params"]
+        """The parameters of `step` alone, or their average where one was kept, as NumPy arrays."""
+        state = self.manager.item_metadata(step)["state"]
+        name = "ema" if "ema" in state else "params"
+        saved = state[name]
         params = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), saved)
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), params)
-        items = {"item": {"params": params}, "restore_args": {"params": as_numpy}, "partial_restore": True}
+        items = {"item": {name: params}, "restore_args": {name: as_numpy}, "partial_restore": True}
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             path = self.folder.resolve() / str(step) / "state"
-            return checkpointer.restore(path, args=ocp.args.PyTreeRestore(**items))["params"]
+            return checkpointer.restore(path, args=ocp.args.PyTreeRestore(**items))[name]
 
 
 def _rank(metrics: dict[str, float]) -> tuple[float, float]:

@@ -12,22 +12,23 @@ from rich.console import Console
 from rich.table import Table
 
 from electra_jax.config import PretrainConfig
-from electra_jax.data.batches import eval_batches, train_batches
+from electra_jax.data.batches import eval_batches, row_numbers, train_batches
 from electra_jax.data.manifest import Manifest
 from electra_jax.data.rows import Rows, open_rows
 from electra_jax.data.tokenizer import load_tokenizer, tokenizer_hash
-from electra_jax.errors import UserError
+from electra_jax.errors import RunError, StoppedError, UserError
 from electra_jax.objectives.masking import SpecialTokens
 from electra_jax.objectives.metrics import Counts, summarize
 from electra_jax.report.progress import TrainingProgress, table
-from electra_jax.report.sinks import MetricsLog, read_metrics
-from electra_jax.train.check import check
+from electra_jax.report.sinks import MetricsLog, NoLog, read_metrics
+from electra_jax.train.check import check, check_mesh
 from electra_jax.train.checkpoint import Checkpoints
 from electra_jax.train.clock import Clock
 from electra_jax.train.flops import measure_peak, step_flops
 from electra_jax.train.optimizer import Params, schedule
+from electra_jax.train.processes import Stop, ending_together, is_first, join, wait_for_all
 from electra_jax.train.run import CHECKPOINTS, METRICS, TOKENIZER, has_checkpoint, open_run, read_model, restore_params
-from electra_jax.train.sharding import abstract, by_row, data_mesh, put_batch, replicated
+from electra_jax.train.sharding import abstract, by_row, make_mesh, put_batch, replicated, shardings
 from electra_jax.train.step import State, empty_batch, init_params, init_state, make_evaluation, make_step
 
 
@@ -37,15 +38,22 @@ def pretrain(config: PretrainConfig, console: Console | None = None) -> dict[str
     The same seed, data and devices give the same bits, resumed or not. Raises UserError, before anything is written,
     for settings or data that don't fit each other.
     """
-    console = console or Console(stderr=True)
+    join(config.distributed)
+    with ending_together():
+        return _pretrain(config, (console or Console(stderr=True)) if is_first() else Console(quiet=True))
+
+
+def _pretrain(config: PretrainConfig, console: Console) -> dict[str, float]:
     manifest = Manifest.read(config.data)
     check(config, manifest)
-    mesh = data_mesh(config.batch_size)
+    mesh = make_mesh(config.mesh, config.batch_size)
+    check_mesh(config, mesh)
     rows = open_rows(config.data, "train"), open_rows(config.data, "eval")
     weights = {} if has_checkpoint(config.out) else _initial_weights(config, manifest)
     open_run(config, manifest)
-    with jax.set_mesh(mesh), Checkpoints(config.out / CHECKPOINTS, config.checkpoints_kept) as checkpoints:
-        trainer = Trainer(config, manifest, rows, mesh, checkpoints, console)
+    kept = Checkpoints(config.out / CHECKPOINTS, config.checkpoints_kept, config.keep_best)
+    with jax.set_mesh(mesh), kept as checkpoints, Stop(config.max_time) as stop:
+        trainer = Trainer(config, manifest, rows, mesh, checkpoints, stop, console)
         return trainer.run(weights)
 
 
@@ -78,17 +86,19 @@ class Trainer:
         rows: tuple[Rows, Rows],
         mesh: Mesh,
         checkpoints: Checkpoints,
+        stop: Stop,
         console: Console,
     ):
-        self.config, self.mesh, self.checkpoints, self.console = config, mesh, checkpoints, console
+        self.config, self.mesh, self.checkpoints, self.stop, self.console = config, mesh, checkpoints, stop, console
         self.rows, self.held_out = rows
         self.rate = schedule(config.optimizer, config.steps)
         self.flops, self.peak = step_flops(config), measure_peak(config.compute.dtype)
         special = SpecialTokens(manifest.cls_id, manifest.sep_id, manifest.mask_id)
         whole, split = replicated(mesh), by_row(mesh)
-        step, evaluation = make_step(config, special), make_evaluation(config, special)
-        self.step = jax.jit(step, in_shardings=(whole, split), out_shardings=whole, donate_argnums=0)
-        self.evaluate_batch = jax.jit(evaluation, in_shardings=(whole, split, None), out_shardings=whole)
+        places = shardings(jax.eval_shape(lambda: init_state(config, init_params(config))), mesh)
+        step, evaluation = make_step(config, special, mesh), make_evaluation(config, special, mesh)
+        self.step = jax.jit(step, in_shardings=(places, split), out_shardings=(places, whole), donate_argnums=0)
+        self.evaluate_batch = jax.jit(evaluation, in_shardings=(places["params"], split, None), out_shardings=whole)
         self.add = jax.jit(partial(jax.tree.map, jnp.add), donate_argnums=0)
 
     def run(self, weights: Params) -> dict[str, float]:
@@ -98,14 +108,15 @@ class Trainer:
         self.console.print(self._startup_table(state["params"], first))
         if first < self.config.steps:
             with (
-                closing(MetricsLog(self.config.out, first)) as log,
+                closing(MetricsLog(self.config.out, first) if is_first() else NoLog()) as log,
                 TrainingProgress(self.console, first, self.config.steps) as progress,
             ):
                 self._train(state, window, log, progress)
+        wait_for_all("the metrics are written")
         held_out = [record for record in read_metrics(self.config.out / METRICS) if record["kind"] == "eval"]
         return held_out[-1] if held_out else {}
 
-    def _train(self, state: State, window: Counts, log: MetricsLog, progress: TrainingProgress) -> None:
+    def _train(self, state: State, window: Counts, log: MetricsLog | NoLog, progress: TrainingProgress) -> None:
         """The loop: a step, and what is due after it."""
         clock = Clock()
         for done, trained, counts in self._steps(state):
@@ -117,34 +128,52 @@ class Trainer:
                 log.write("train", done, record)
                 progress.train(done, record, left * clock.seconds_a_step)
                 window = jax.tree.map(jnp.zeros_like, window)
+                self._check_finite(trained)
+            score = None
             if len(self.held_out) and self._due(done, self.config.eval_every):
-                figures = self._evaluate(trained["params"])
+                figures = self._evaluate(trained["ema" if self.config.ema_decay else "params"])
+                score = -figures["loss"]
                 log.write("eval", done, figures)
                 progress.evaluation(done, figures)
                 clock.restart()
-            if self._due(done, self.config.checkpoint_every):
-                self.checkpoints.save(done, {**trained, "window": window})
+            stops = self.stop.due(done)
+            if self._due(done, self.config.checkpoint_every) or stops:
+                self._check_finite(trained)
+                self.checkpoints.save(done, {**trained, "window": window}, score if self.config.keep_best else None)
+            if stops and done < self.config.steps:
+                raise StoppedError(f"{self.config.out}: saved at step {done}; run the same command again to go on")
+
+    def _check_finite(self, state: State) -> None:
+        """Raise RunError where too many steps in a row were bad; none of them has changed anything."""
+        if int(state["bad_steps"]) >= self.config.max_bad_steps:
+            last, rows = int(state["step"]), ", ".join(map(str, self._rows_of(int(state["step"]))))
+            raise RunError(
+                f"{self.config.out}: steps {last - self.config.max_bad_steps + 1} to {last} had a loss or gradient "
+                f"that isn't finite; the last read rows {rows} of {self.config.data}. "
+                f"The newest checkpoint is good: go on with a lower optimizer.learning_rate or more warmup_steps"
+            )
 
     def _due(self, done: int, every: int) -> bool:
         return done % every == 0 or done == self.config.steps
 
     def _start(self, weights: Params) -> tuple[State, Counts]:
         """The state to go on from, and the counts since the last record."""
-        whole, newest = replicated(self.mesh), self.checkpoints.latest()
+        newest = self.checkpoints.latest()
+        fresh = abstract(jax.eval_shape(lambda: self._fresh(init_params(self.config))), self.mesh)
         if newest is not None:
-            state = self.checkpoints.restore(
-                newest, abstract(jax.eval_shape(lambda: self._fresh(init_params(self.config))), whole)
-            )
+            state = self.checkpoints.restore(newest, fresh)
         else:
-            params = jax.jit(partial(init_params, self.config), out_shardings=whole)()
-            params |= jax.device_put(weights, whole)
-            state = jax.jit(self._fresh, out_shardings=whole)(params)
+            places = jax.tree.map(lambda a: a.sharding, fresh)
+            params = jax.jit(partial(init_params, self.config), out_shardings=places["params"])()
+            params |= jax.device_put(weights, {name: places["params"][name] for name in weights})
+            state = jax.jit(self._fresh, out_shardings=places)(params)
         return state, state.pop("window")
 
     def _fresh(self, params: Params) -> State:
         """What a checkpoint holds, before the first step."""
-        counts = jax.eval_shape(self.evaluate_batch, params, empty_batch(self.config), 0)
-        return init_state(self.config, params) | {"window": jax.tree.map(lambda c: jnp.zeros(c.shape, c.dtype), counts)}
+        state = init_state(self.config, params)
+        counts = jax.eval_shape(self.step, state, empty_batch(self.config))[1]
+        return state | {"window": jax.tree.map(lambda c: jnp.zeros(c.shape, c.dtype), counts)}
 
     def _steps(self, state: State) -> Iterator[tuple[int, State, Counts]]:
         """Train: after each update its number, the state (given away to the next) and the counts."""
@@ -154,6 +183,10 @@ class Trainer:
             for done in range(first + 1, self.config.steps + 1):
                 state, counts = self.step(state, put_batch(next(batches), self.mesh))
                 yield done, state, counts
+
+    def _rows_of(self, step: int) -> list[int]:
+        """Which rows the batch of a step was made of."""
+        return row_numbers(len(self.rows), self.config.batch_size, self.config.seed, step)
 
     def _evaluate(self, params: Params) -> dict[str, float]:
         """Figures on held-out rows."""
@@ -166,8 +199,9 @@ class Trainer:
         counts = jax.device_get(window)
         seconds = clock.lap()
         record = self._summary(counts) | {"learning_rate": float(self.rate(done - 1))}
+        record["bad_steps"] = float(counts["bad_steps"])
         if seconds > 0:
-            tokens = float(counts["tokens"] / counts["steps"])
+            tokens = float(counts["tokens"] / (counts["steps"] - counts["bad_steps"] or 1))
             record |= {"tokens_per_second": tokens / seconds, "peak_share": self.flops / seconds / self.peak}
         return record
 

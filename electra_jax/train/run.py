@@ -22,12 +22,14 @@ from electra_jax.files import check_absent, new_folder, write_text
 from electra_jax.presets import parse, to_toml
 from electra_jax.train.checkpoint import Checkpoints
 from electra_jax.train.optimizer import Params
+from electra_jax.train.processes import is_first, wait_for_all
 
 CONFIG, MANIFEST, TOKENIZER = "config.toml", "manifest.json", "tokenizer"
 CHECKPOINTS, METRICS = "checkpoints", "metrics.jsonl"
 # What may differ between a run and its resumption; anything else would make it another run.
 FREE = {"data", "out", "init_from", "steps", "log_every", "eval_every", "eval_rows"}
-FREE |= {"checkpoint_every", "checkpoints_kept", "compute"}
+FREE |= {"checkpoint_every", "checkpoints_kept", "compute", "mesh", "accumulate", "max_bad_steps"}
+FREE |= {"keep_best", "max_time", "distributed"}
 
 
 def open_run(config: PretrainConfig, manifest: Manifest) -> None:
@@ -37,9 +39,17 @@ def open_run(config: PretrainConfig, manifest: Manifest) -> None:
     """
     if is_run(config.out):
         _check_same(config, manifest)
-        write_text(config.out / CONFIG, to_toml(config))
+        if is_first():
+            write_text(config.out / CONFIG, to_toml(config))
         return
     check_absent(config.out)
+    wait_for_all("the folder is asked for")  # by all, before one makes it
+    if is_first():
+        _make(config, manifest)
+    wait_for_all("the folder is made")
+
+
+def _make(config: PretrainConfig, manifest: Manifest) -> None:
     with new_folder(config.out) as folder:
         write_text(folder / CONFIG, to_toml(config))
         manifest.write(folder)

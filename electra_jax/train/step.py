@@ -1,25 +1,29 @@
 """One update of everything: a pure function of the state and the batch."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Int, PRNGKeyArray, UInt32
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Bool, Int, PRNGKeyArray, UInt32
 
 from electra_jax.config import PretrainConfig
 from electra_jax.model import Electra, Tokens
-from electra_jax.objectives.electra import electra
+from electra_jax.model.layers import row_keys
+from electra_jax.objectives.electra import Totals, count, electra
 from electra_jax.objectives.masking import SpecialTokens
 from electra_jax.objectives.metrics import Counts
 from electra_jax.train.optimizer import Params, make_optimizer
+from electra_jax.train.sharding import AXES, add_up, by_row, gather, specs
 
 Batch = Mapping[str, Any]
 """Integer arrays: input_ids [B, L]; length [B], real tokens; first_length [B], those of [CLS] A [SEP]."""
 State = dict[str, Any]
-"""step (int32), params (float32), optimizer (optax's state)."""
+"""step, bad_steps (int32: how many in a row), params (float32), optimizer (optax's state), and ema with `ema_decay`."""
 
 
 def read_tokens(batch: Batch) -> Tokens:
@@ -53,36 +57,122 @@ def init_params(config: PretrainConfig) -> Params:
     return nnx.to_pure_dict(nnx.state(Electra(config.model, config.compute, rngs=nnx.Rngs(key))))
 
 
+def abstract_params(config: PretrainConfig) -> Params:
+    """Shapes and dtypes of the parameters."""
+    return jax.eval_shape(lambda: init_params(config))
+
+
 def init_state(config: PretrainConfig, params: Params) -> State:
     """The state before the first step."""
     optimizer = make_optimizer(config.optimizer, config.steps)
-    return {"step": jnp.zeros((), jnp.int32), "params": params, "optimizer": optimizer.init(params)}
+    step, bad_steps = jnp.zeros((2,), jnp.int32)  # arrays of their own: both are donated
+    state = {"step": step, "bad_steps": bad_steps, "params": params, "optimizer": optimizer.init(params)}
+    return state | ({"ema": jax.tree.map(jnp.copy, params)} if config.ema_decay else {})
 
 
-def make_step(config: PretrainConfig, special: SpecialTokens) -> Callable[[State, Batch], tuple[State, Counts]]:
-    """The train step, to be jitted with its state donated."""
-    graph, optimizer = graph_of(config), make_optimizer(config.optimizer, config.steps)
+def make_step(
+    config: PretrainConfig, special: SpecialTokens, mesh: Mesh
+) -> Callable[[State, Batch], tuple[State, Counts]]:
+    """The train step, to be jitted with its state donated.
+
+    A step whose loss or gradient isn't finite changes nothing but its own number, and is counted; after
+    `config.max_bad_steps` of them in a row not even that changes.
+    """
+    optimizer, differentiate = make_optimizer(config.optimizer, config.steps), make_gradient(config, special, mesh)
 
     def step(state: State, batch: Batch) -> tuple[State, Counts]:
-        tokens, key = read_tokens(batch), step_key(config.seed, state["step"])
-
-        def loss(params: Params) -> tuple[Array, Counts]:
-            return electra(nnx.merge(graph, params), tokens, key, special, config.objective, dropout=True)
-
-        gradients, counts = jax.grad(loss, has_aux=True)(state["params"])
+        gradients, counts = differentiate(state["params"], batch, state["step"])
         updates, optimizer_state = optimizer.update(gradients, state["optimizer"], state["params"])
-        params = optax.apply_updates(state["params"], updates)
-        return {"step": state["step"] + 1, "params": params, "optimizer": optimizer_state}, counts
+        new = {"params": optax.apply_updates(state["params"], updates), "optimizer": optimizer_state}
+        if config.ema_decay:
+            new["ema"] = optax.incremental_update(new["params"], state["ema"], 1 - config.ema_decay)
+
+        goes_on = state["bad_steps"] < config.max_bad_steps
+        good = goes_on & all_finite(gradients, counts)
+        kept = {name: state[name] for name in new}
+        new, counts = select(good, (new, counts), (kept, jax.tree.map(jnp.zeros_like, counts)))
+        new["step"] = state["step"] + goes_on
+        new["bad_steps"] = jnp.where(goes_on, jnp.where(good, 0, state["bad_steps"] + 1), state["bad_steps"])
+        steps = {"steps": goes_on.astype(jnp.float32), "bad_steps": (goes_on & ~good).astype(jnp.float32)}
+        return new, counts | steps
 
     return step
 
 
-def make_evaluation(config: PretrainConfig, special: SpecialTokens) -> Callable[[Params, Batch, Array], Counts]:
+def make_gradient(
+    config: PretrainConfig, special: SpecialTokens, mesh: Mesh
+) -> Callable[[Params, Batch, Int[Array, ""]], tuple[Params, Counts]]:
+    """The gradient of a batch's loss, and its counts: each device's rows, part after part, and the sum over devices.
+
+    Left to itself, XLA sums the gradient of each use of a shared table over the devices, and that of each part.
+    """
+    graph, params_specs, rows = graph_of(config), specs(abstract_params(config), mesh), by_row(mesh).spec
+
+    def on_device(params: Params, batch: Batch, keys: PRNGKeyArray, totals: Totals) -> tuple[Params, Counts]:
+        whole = gather(params, params_specs)
+
+        def loss(params: Params, batch: Batch, keys: PRNGKeyArray) -> tuple[Array, Counts]:
+            model, tokens = nnx.merge(graph, params), read_tokens(batch)
+            return electra(model, tokens, keys, special, config.objective, dropout=True, totals=totals)
+
+        gradient, counts = accumulate(partial(jax.grad(loss, has_aux=True), whole), (batch, keys), config.accumulate)
+        return add_up(gradient, params_specs), jax.lax.psum(counts, AXES)
+
+    on_devices = jax.shard_map(
+        on_device,
+        mesh=mesh,
+        in_specs=(params_specs, rows, rows, PartitionSpec()),
+        out_specs=(params_specs, PartitionSpec()),
+        check_vma=False,
+    )
+
+    def gradient(params: Params, batch: Batch, step: Int[Array, ""]) -> tuple[Params, Counts]:
+        keys = row_keys(step_key(config.seed, step), config.batch_size)
+        return on_devices(params, batch, keys, count(read_tokens(batch), special, config.objective))
+
+    return gradient
+
+
+def accumulate(function: Callable, rows: Any, parts: int) -> Any:
+    """The sum of `function` over so many parts of `rows` (arrays with the same first axis), one after the other."""
+    if parts == 1:
+        return function(*rows)
+    divided = jax.tree.map(lambda a: a.reshape(parts, -1, *a.shape[1:]), rows)
+    first, others = (jax.tree.map(lambda a, i=i: a[i], divided) for i in (0, slice(1, None)))
+
+    def add(total: Any, part: Any) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, function(*part)), None
+
+    return jax.lax.scan(add, function(*first), others)[0]
+
+
+def all_finite(gradients: Params, counts: Counts) -> Bool[Array, ""]:
+    """Whether a step may be taken."""
+    losses = counts["mlm_sum"] + counts["discriminator_sum"]
+    return jnp.isfinite(optax.tree.norm(gradients)) & jnp.isfinite(losses)
+
+
+def select(condition: Bool[Array, ""], these: Any, those: Any) -> Any:
+    """One of two trees of arrays."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), these, those)
+
+
+def make_evaluation(
+    config: PretrainConfig, special: SpecialTokens, mesh: Mesh
+) -> Callable[[Params, Batch, Array], Counts]:
     """Counts of held-out batch number `index`, without dropout; its masks and samples are the same every time."""
-    graph = graph_of(config)
+    graph, params_specs, rows = graph_of(config), specs(abstract_params(config), mesh), by_row(mesh).spec
+
+    def on_device(params: Params, batch: Batch, keys: PRNGKeyArray) -> Counts:
+        model = nnx.merge(graph, gather(params, params_specs))
+        counts = electra(model, read_tokens(batch), keys, special, config.objective, dropout=False)[1]
+        return jax.lax.psum(counts, AXES)
+
+    on_devices = jax.shard_map(
+        on_device, mesh=mesh, in_specs=(params_specs, rows, rows), out_specs=PartitionSpec(), check_vma=False
+    )
 
     def evaluate(params: Params, batch: Batch, index: Int[Array, ""]) -> Counts:
-        key = step_key(config.seed, index)
-        return electra(nnx.merge(graph, params), read_tokens(batch), key, special, config.objective, dropout=False)[1]
+        return on_devices(params, batch, row_keys(step_key(config.seed, index), config.batch_size))
 
     return evaluate

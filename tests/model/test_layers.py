@@ -133,19 +133,22 @@ def encoder() -> Encoder:
     return Encoder(config, ComputeConfig(), rngs=nnx.Rngs(0))
 
 
+ROWS = 2
+
+
 def seeds_at(encoder: Encoder, key: jax.Array) -> set[tuple[int, int]]:
-    first, layers = encoder._seeds(key)
-    return {tuple(seed) for seed in np.concatenate([first[None], layers.reshape(-1, 2)]).tolist()}
+    first, layers = encoder._seeds(key, ROWS)
+    return {tuple(seed) for seed in np.concatenate([first, layers.reshape(-1, 2)]).tolist()}
 
 
-def test_every_mask_of_an_encoder_has_a_seed_of_its_own(encoder: Encoder) -> None:
-    assert len(seeds_at(encoder, jax.random.key(0))) == 1 + 3 * 24
+def test_every_row_of_every_mask_of_an_encoder_has_a_seed_of_its_own(encoder: Encoder) -> None:
+    assert len(seeds_at(encoder, jax.random.key(0))) == ROWS * (1 + 3 * 24)
 
 
 def test_every_step_and_every_run_has_seeds_of_its_own(encoder: Encoder) -> None:
     keys = [step_key(seed, jnp.int32(step)) for seed in (0, 1) for step in (0, 1, 2)]
 
-    assert len(set.union(*(seeds_at(encoder, key) for key in keys))) == len(keys) * (1 + 3 * 24)
+    assert len(set.union(*(seeds_at(encoder, key) for key in keys))) == len(keys) * ROWS * (1 + 3 * 24)
 
 
 def test_every_layer_starts_from_weights_of_its_own(encoder: Encoder) -> None:

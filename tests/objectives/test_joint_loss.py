@@ -15,6 +15,7 @@ from scipy.special import log_expit, log_softmax
 from electra_jax.config import ComputeConfig, ModelConfig, ObjectiveConfig, TowerConfig
 from electra_jax.hub.names import flat
 from electra_jax.model import Electra, Tokens
+from electra_jax.model.layers import row_keys, split_rows
 from electra_jax.objectives.electra import electra
 from electra_jax.objectives.masking import gather, mask, pick
 from electra_jax.objectives.sampling import sample
@@ -60,7 +61,7 @@ def test_loss_and_counts_are_those_of_the_pieces(model: Electra) -> None:
     config = ObjectiveConfig(mask_prob=0.3, temperature=0.7)
     loss, counts = joint(model, config)
 
-    pick_key, mask_key, sample_key, *_ = jax.random.split(KEY, 5)
+    pick_key, mask_key, sample_key, *_ = split_rows(row_keys(KEY, len(TOKENS.ids)), 5)
     picks = pick(pick_key, TOKENS, SPECIAL, config)
     masked = mask(mask_key, TOKENS, picks, SPECIAL.mask, config.mask_token_prob)
     logits = jax.jit(Electra.generate)(model, masked, picks.positions)

@@ -15,6 +15,7 @@ from electra_jax.hub.configs import to_hf
 from electra_jax.hub.names import Kind
 from electra_jax.hub.weights import to_state
 from electra_jax.model import Electra, Tokens
+from electra_jax.model.layers import row_keys, split_rows
 from electra_jax.objectives.electra import electra
 from electra_jax.objectives.masking import SpecialTokens, gather, mask, pick, scatter
 from electra_jax.objectives.sampling import sample
@@ -99,7 +100,7 @@ def torch_models(model: Electra) -> dict[Kind, PreTrainedModel]:
 
 @pytest.fixture(scope="module")
 def theirs(model: Electra, tokens: Tokens) -> Joint:
-    pick_key, mask_key, sample_key, *_ = jax.random.split(KEY, 5)
+    pick_key, mask_key, sample_key, *_ = split_rows(row_keys(KEY, len(tokens.ids)), 5)
     picks = pick(pick_key, tokens, SPECIAL, OBJECTIVE)
     masked = mask(mask_key, tokens, picks, SPECIAL.mask, OBJECTIVE.mask_token_prob)
     sampled = sample(sample_key, jax.jit(Electra.generate)(model, masked, picks.positions))

@@ -36,6 +36,7 @@ TRAIN_FIELDS = {
     "generator_accuracy",
     "samples_correct",
     "learning_rate",
+    "bad_steps",
 }
 
 KILLED_AT_16 = """

@@ -16,6 +16,7 @@ from electra_jax.config import ModelConfig, PretrainConfig, TowerConfig
 from electra_jax.objectives.masking import SpecialTokens
 from electra_jax.presets import load_config
 from electra_jax.train.flops import step_flops
+from electra_jax.train.sharding import make_mesh, replicated
 from electra_jax.train.step import (
     Batch,
     State,
@@ -28,6 +29,7 @@ from electra_jax.train.step import (
     read_tokens,
 )
 
+MESH = make_mesh(None, batch_size=3)
 SPECIAL = SpecialTokens(cls=2, sep=3, mask=4)
 CONFIG = PretrainConfig(
     data=Path("data"),
@@ -47,7 +49,7 @@ ALL_LOGITS = CONFIG.batch_size * CONFIG.length * CONFIG.model.vocab_size
 
 
 def compiled(config: PretrainConfig) -> jax.stages.Compiled:
-    step, batch = jax.jit(make_step(config, SPECIAL), donate_argnums=0), empty_batch(config)
+    step, batch = jax.jit(make_step(config, SPECIAL, MESH), donate_argnums=0), empty_batch(config)
     return step.lower(jax.eval_shape(lambda: init_state(config, init_params(config))), batch).compile()
 
 
@@ -61,14 +63,14 @@ def batch_of(seed: int) -> Batch:
 
 @pytest.fixture(scope="module")
 def step() -> jax.stages.Wrapped:
-    return jax.jit(make_step(CONFIG, SPECIAL), donate_argnums=0)
+    return jax.jit(make_step(CONFIG, SPECIAL, MESH), donate_argnums=0)
 
 
 def fresh_state() -> State:
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(lambda: init_params(CONFIG))
     params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(scale=0.1, size=leaf.shape), leaf.dtype), shapes)
-    return init_state(CONFIG, params)
+    return jax.device_put(init_state(CONFIG, params), replicated(MESH))
 
 
 # --- what the program holds ---------------------------------------------------------------------------------------
@@ -146,7 +148,7 @@ def bits_after(step: jax.stages.Wrapped) -> bytes:
 
 
 def test_a_seed_gives_the_same_bits_and_another_seed_others(step: jax.stages.Wrapped) -> None:
-    reseeded = jax.jit(make_step(dataclasses.replace(CONFIG, seed=1), SPECIAL), donate_argnums=0)
+    reseeded = jax.jit(make_step(dataclasses.replace(CONFIG, seed=1), SPECIAL, MESH), donate_argnums=0)
 
     assert bits_after(step) == bits_after(step)
     assert bits_after(step) != bits_after(reseeded)
@@ -168,7 +170,7 @@ def test_every_step_draws_its_own_masks(step: jax.stages.Wrapped) -> None:
 
 
 def test_an_evaluation_is_the_same_every_time() -> None:
-    evaluate, params = jax.jit(make_evaluation(CONFIG, SPECIAL)), fresh_state()["params"]
+    evaluate, params = jax.jit(make_evaluation(CONFIG, SPECIAL, MESH)), fresh_state()["params"]
     first, again, other = (evaluate(params, batch_of(0), jnp.int32(index)) for index in (0, 0, 1))
 
     jax.tree.map(np.testing.assert_array_equal, first, again)

@@ -1,0 +1,117 @@
+"""Several processes that train as one: how they find each other, and how they end together."""
+
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+
+from electra_jax.config import DistributedConfig
+from electra_jax.errors import UserError
+
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def join(config: DistributedConfig) -> None:
+    """Meet the other processes, before JAX is used for anything else; nothing where the settings name none."""
+    named = (config.coordinator, config.processes, config.process)
+    if jax.distributed.is_initialized() or not (config.cluster or any(value is not None for value in named)):
+        return
+    if not config.cluster and any(value is None for value in named):
+        raise UserError("distributed: coordinator, processes and process go together; or give cluster alone")
+    try:
+        jax.distributed.initialize(
+            *named,
+            heartbeat_timeout_seconds=config.timeout,
+            shutdown_timeout_seconds=config.timeout,
+        )
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"distributed: the processes do not meet: {str(error).splitlines()[0]}") from None
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes what is written once."""
+    return jax.process_index() == 0
+
+
+def wait_for_all(name: str) -> None:
+    """Return when every process has come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+@contextmanager
+def ending_together() -> Iterator[None]:
+    """Among several processes, one that fails ends at once: the others would wait for it, and end when it is lost."""
+    try:
+        yield
+    except BaseException as error:
+        if jax.process_count() == 1:
+            raise
+        where = f"process {jax.process_index()} of {jax.process_count()}"
+        print(f"{where}: {error}" if isinstance(error, UserError) else traceback.format_exc(), file=sys.stderr)
+        print(f"{where} ends, and with it the others", file=sys.stderr, flush=True)
+        os._exit(error.status if isinstance(error, UserError) else 1)
+
+
+class Stop:
+    """Whether to save and stop, as every process is told at the same step: by SIGTERM, or when the time is over."""
+
+    def __init__(self, max_time: str | None):
+        self.told = False
+        self._timer: threading.Timer | None = None
+        self._before: Any = None
+        self._seconds = None if max_time is None else parse_time(max_time)
+
+    def __enter__(self) -> "Stop":
+        # jax.distributed has a handler of its own, which lets the processes agree on a step.
+        if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGTERM, self._tell)
+        if self._seconds is not None and is_first():
+            self._timer = threading.Timer(self._seconds, self._time_is_over)
+            self._timer.daemon = True
+            self._timer.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+
+    def _tell(self, *_: object) -> None:
+        self.told = True
+
+    def _time_is_over(self) -> None:
+        if jax.process_count() > 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        self._tell()
+
+    def due(self, step: int) -> bool:
+        """Whether to stop after `step`; asked by every process after every step."""
+        if jax.process_count() > 1:
+            return multihost_utils.reached_preemption_sync_point(step)
+        return self.told
+
+
+def parse_time(text: str) -> float:
+    """Seconds of "23:50:00", "50:00", "90m", "2h", "1d" or "30s". Raises UserError for anything else."""
+    try:
+        if text[-1:] in UNITS:
+            seconds = float(text[:-1]) * UNITS[text[-1]]
+        else:
+            parts = [int(part) for part in text.split(":")]
+            if not 2 <= len(parts) <= 3:
+                raise ValueError
+            seconds = float(sum(part * 60**place for place, part in enumerate(reversed(parts))))
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < threading.TIMEOUT_MAX:
+        raise UserError(f"max_time: {text!r} is no time; give one as 23:50:00, 90m or 2h")
+    return seconds

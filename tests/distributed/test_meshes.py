@@ -1,0 +1,142 @@
+"""The same numbers on any mesh of devices and any number of processes, and checkpoints that move between them."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import micro
+import numpy as np
+import pytest
+
+from electra_jax.config import PretrainConfig
+from electra_jax.presets import to_toml
+from electra_jax.train.pretrain import pretrain
+
+STEPS, SAVED = 20, 16
+DEVICES = 8
+
+
+def settings(rows: Path, out: Path, **changes: object) -> PretrainConfig:
+    changes = {"log_every": 1, "eval_every": STEPS, "checkpoint_every": SAVED, "steps": STEPS} | changes
+    return micro.make_config(rows, out, batch_size=16, **changes)
+
+
+def command(config: PretrainConfig, folder: Path, *options: str) -> list[str]:
+    """The command of a run, by a preset in `folder`."""
+    preset = folder / "preset.toml"
+    preset.write_text(to_toml(config))
+    return [sys.executable, "-m", "electra_jax", "pretrain", "--config", str(preset), *options]
+
+
+def start(arguments: list[str], devices: int) -> subprocess.Popen[str]:
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "COLUMNS": "200",
+    }
+    return subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def finish(*processes: subprocess.Popen[str]) -> list[str]:
+    """What each wrote, all of which must end well."""
+    written = [process.communicate(timeout=300)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(processes), "\n".join(written)
+    return written
+
+
+def two_processes(config: PretrainConfig, folder: Path, devices: int = DEVICES // 2) -> list[subprocess.Popen[str]]:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    meeting = ["--distributed.coordinator", address, "--distributed.processes", "2"]
+    return [start(command(config, folder, *meeting, "--distributed.process", str(i)), devices) for i in (0, 1)]
+
+
+def losses(run: Path, first: int = 1) -> list[float]:
+    """The loss of each step from `first` on, and the held-out one."""
+    return [record["loss"] for record in micro.records(run) if record["step"] >= first]
+
+
+@pytest.fixture(scope="module")
+def reference(rows: Path, compiled: Path, tmp_path_factory: pytest.TempPathFactory) -> list[float]:
+    """The losses on one device, the batch in one piece."""
+    config = settings(rows, tmp_path_factory.mktemp("one") / "run")
+    assert jax.device_count() == 1
+    with micro.quick_compilation(compiled):
+        pretrain(config)
+    found = losses(config.out)
+    assert len(found) == STEPS + 1
+    return found
+
+
+@pytest.fixture(scope="module")
+def fsdp_run(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> PretrainConfig:
+    """A run on eight devices which share the parameters among them."""
+    folder = tmp_path_factory.mktemp("fsdp")
+    config = settings(rows, folder / "run", mesh=f"fsdp={DEVICES}")
+    (written,) = finish(start(command(config, folder), DEVICES))
+    assert f"fsdp={DEVICES}" in written
+    return config
+
+
+def test_sharing_parameters_among_eight_devices_changes_no_loss(
+    fsdp_run: PretrainConfig, reference: list[float]
+) -> None:
+    np.testing.assert_allclose(losses(fsdp_run.out), reference, rtol=1e-5)
+
+
+@pytest.mark.parametrize("mesh", [None, "data=2,fsdp=4"])
+def test_eight_devices_have_the_losses_of_one(
+    mesh: str | None, rows: Path, tmp_path: Path, reference: list[float]
+) -> None:
+    config = settings(rows, tmp_path / "run", mesh=mesh)
+    finish(start(command(config, tmp_path), DEVICES))
+    np.testing.assert_allclose(losses(config.out), reference, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("quick_compilation")
+@pytest.mark.parametrize("parts", [2, 8])
+def test_an_accumulated_batch_has_the_loss_of_the_whole(
+    parts: int, rows: Path, tmp_path: Path, reference: list[float]
+) -> None:
+    config = settings(rows, tmp_path / "run", accumulate=parts)
+    pretrain(config)
+    np.testing.assert_allclose(losses(config.out), reference, rtol=1e-5)
+
+
+def test_two_processes_have_the_losses_of_one(rows: Path, tmp_path: Path, reference: list[float]) -> None:
+    config = settings(rows, tmp_path / "run", mesh="data=2,fsdp=4", accumulate=2)
+    first, second = finish(*two_processes(config, tmp_path))
+    np.testing.assert_allclose(losses(config.out), reference, rtol=1e-5)
+    assert f"step {STEPS}/{STEPS}" in first
+    assert f"step {STEPS}/{STEPS}" not in second  # one of them speaks
+
+
+def moved(run: PretrainConfig, folder: Path, mesh: str | None) -> PretrainConfig:
+    """A copy of a run as it stood when its first checkpoint was saved, to go on with on another mesh."""
+    shutil.copytree(run.out, folder / "run")
+    shutil.rmtree(folder / "run" / "checkpoints" / str(STEPS))
+    return replace(run, out=folder / "run", mesh=mesh)
+
+
+@pytest.mark.usefixtures("quick_compilation")
+def test_a_checkpoint_of_eight_devices_goes_on_on_one(
+    fsdp_run: PretrainConfig, tmp_path: Path, reference: list[float]
+) -> None:
+    config = moved(fsdp_run, tmp_path, mesh=None)
+    pretrain(config)
+    np.testing.assert_allclose(losses(config.out, SAVED + 1), reference[SAVED:], rtol=1e-5)
+
+
+def test_a_checkpoint_of_eight_devices_goes_on_in_two_processes(
+    fsdp_run: PretrainConfig, tmp_path: Path, reference: list[float]
+) -> None:
+    config = moved(fsdp_run, tmp_path, mesh="data=2")
+    finish(*two_processes(config, tmp_path, devices=1))
+    np.testing.assert_allclose(losses(config.out, SAVED + 1), reference[SAVED:], rtol=1e-5)

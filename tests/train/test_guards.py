@@ -1,0 +1,166 @@
+"""What a run does when a step goes wrong, when it is told to stop, and what it keeps beside the parameters."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import micro
+import numpy as np
+import pytest
+
+from electra_jax.config import OptimizerConfig, PretrainConfig
+from electra_jax.data.manifest import Manifest
+from electra_jax.data.rows import COLUMNS, open_rows
+from electra_jax.errors import RunError, UserError
+from electra_jax.hub.names import flat
+from electra_jax.objectives.masking import SpecialTokens
+from electra_jax.presets import to_toml
+from electra_jax.train.pretrain import pretrain
+from electra_jax.train.processes import parse_time
+from electra_jax.train.run import restore_params
+from electra_jax.train.sharding import make_mesh
+from electra_jax.train.step import Batch, State, init_params, init_state, make_step
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+def batch_of(config: PretrainConfig, rows: Path) -> Batch:
+    some = open_rows(rows, "train")
+    return {name: np.stack([some[i][name] for i in range(config.batch_size)]) for name in COLUMNS}
+
+
+def step_of(config: PretrainConfig, rows: Path) -> jax.stages.Wrapped:
+    manifest = Manifest.read(rows)
+    special = SpecialTokens(manifest.cls_id, manifest.sep_id, manifest.mask_id)
+    return jax.jit(make_step(config, special, make_mesh(None, config.batch_size)))
+
+
+def poisoned(state: State, value: float) -> State:
+    """The state with one number of a table that isn't finite."""
+    word = state["params"]["embeddings"]["word"].at[5, 0].set(value)
+    return state | {"params": state["params"] | {"embeddings": state["params"]["embeddings"] | {"word": word}}}
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_bad_step_changes_nothing_and_is_counted(value: float, rows: Path) -> None:
+    config = micro.make_config(rows, Path("out"), ema_decay=0.9, max_bad_steps=2)
+    step, batch = step_of(config, rows), batch_of(config, rows)
+    good, _ = step(init_state(config, init_params(config)), batch)
+
+    state = before = poisoned(good, value)
+    for number in (1, 2):
+        state, counts = step(state, batch)
+        assert (int(state["step"]), int(state["bad_steps"])) == (1 + number, number)
+        assert (float(counts["bad_steps"]), float(counts["mlm_sum"])) == (1.0, 0.0)
+    last, counts = step(state, batch)
+
+    assert (int(last["step"]), int(last["bad_steps"]), float(counts["steps"])) == (3, 2, 0.0)  # it waits to be noticed
+    for name in ("params", "optimizer", "ema"):
+        kept, given = (flat({"root": tree[name]}) for tree in (last, before))
+        assert all(np.array_equal(kept[path], given[path], equal_nan=True) for path in given), name
+
+
+def test_a_good_step_ends_a_row_of_bad_ones(rows: Path) -> None:
+    config = micro.make_config(rows, Path("out"))
+    step, batch = step_of(config, rows), batch_of(config, rows)
+    fresh = init_state(config, init_params(config))
+    bad, _ = step(poisoned(fresh, np.nan), batch)
+    assert int(bad["bad_steps"]) == 1
+    good, counts = step(bad | {"params": fresh["params"]}, batch)
+    assert int(good["bad_steps"]) == 0
+    assert float(counts["bad_steps"]) == 0.0
+
+
+def test_a_run_that_diverges_stops_and_names_the_step_and_its_rows(rows: Path, tmp_path: Path) -> None:
+    diverging = OptimizerConfig(learning_rate=1e38, warmup_steps=1, weight_decay=0.0)
+    config = micro.make_config(rows, tmp_path / "run", optimizer=diverging, max_bad_steps=3, log_every=1)
+    with pytest.raises(RunError, match=r"/run: steps 3 to 5 had a loss or gradient that isn't finite.* rows \d+, "):
+        pretrain(config)
+    bad = [record["bad_steps"] for record in micro.records(config.out)]
+    assert bad[-1] == 1.0
+    assert not any(path.is_dir() and path.name.isdecimal() for path in (config.out / "checkpoints").iterdir())
+
+
+def test_the_average_is_that_of_the_parameters_and_is_what_is_exported(rows: Path, tmp_path: Path) -> None:
+    config = micro.make_config(rows, tmp_path / "run", ema_decay=0.75, steps=3, checkpoint_every=1, checkpoints_kept=9)
+    pretrain(config)
+    expected = flat(jax.device_get(init_params(config)))
+    for step in (1, 2, 3):
+        saved = micro.saved_state(config.out, step)
+        expected = {path: 0.75 * value + 0.25 * saved[f"params/{path}"] for path, value in expected.items()}
+    _, exported = restore_params(config.out)
+    for path, leaf in flat(exported).items():
+        np.testing.assert_allclose(leaf, expected[path], rtol=1e-5, atol=1e-7)
+
+
+def test_the_best_checkpoint_stays(rows: Path, tmp_path: Path) -> None:
+    rising = OptimizerConfig(learning_rate=3e-2, warmup_steps=1, b2=0.9)  # learns, then goes to pieces
+    config = micro.make_config(
+        rows, tmp_path / "run", keep_best=True, checkpoints_kept=1, eval_every=2, checkpoint_every=2, optimizer=rising
+    )
+    pretrain(config)
+    held_out = {line["step"]: line["loss"] for line in micro.records(config.out) if line["kind"] == "eval"}
+    steps = {int(path.name) for path in (config.out / "checkpoints").iterdir() if path.name.isdecimal()}
+    assert steps == {min(held_out, key=lambda step: held_out[step]), config.steps}
+
+
+# --- told to stop -------------------------------------------------------------------------------------------------
+
+
+def run_slowly(config: PretrainConfig, folder: Path, *options: str) -> subprocess.Popen[str]:
+    """The command of a run of a million steps."""
+    preset = folder / "preset.toml"
+    preset.write_text(to_toml(dataclasses.replace(config, steps=1_000_000, checkpoint_every=1_000_000)))
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    arguments = [sys.executable, "-m", "electra_jax", "pretrain", "--config", str(preset), *options]
+    return subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_steps(run: Path, process: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + 120
+    while not (run / "metrics.jsonl").exists() or not micro.records(run):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def saved_steps(run: Path) -> list[int]:
+    return [int(path.name) for path in (run / "checkpoints").iterdir() if path.name.isdecimal()]
+
+
+def test_sigterm_saves_what_the_same_command_goes_on_from(rows: Path, tmp_path: Path) -> None:
+    config = micro.make_config(rows, tmp_path / "run")
+    process = run_slowly(config, tmp_path)
+    wait_for_steps(config.out, process)
+    process.send_signal(signal.SIGTERM)
+    written = process.communicate(timeout=60)[1]
+    (step,) = saved_steps(config.out)
+    assert process.returncode == 75
+    assert f"saved at step {step}; run the same command again to go on" in written
+
+
+def test_a_time_limit_saves_and_stops(rows: Path, tmp_path: Path) -> None:
+    config = micro.make_config(rows, tmp_path / "run")
+    process = run_slowly(config, tmp_path, "--max-time", "3s")
+    written = process.communicate(timeout=120)[1]
+    (step,) = saved_steps(config.out)
+    assert process.returncode == 75
+    assert f"saved at step {step}" in written
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("23:50:00", 85800), ("1:30", 90), ("90m", 5400), ("2h", 7200), ("1.5d", 129600), ("30s", 30)]
+)
+def test_times(text: str, seconds: float) -> None:
+    assert parse_time(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "h", "1:2:3:4", "soon", "-1h", "0s", "90", "nans"])
+def test_what_is_no_time_is_told(text: str) -> None:
+    with pytest.raises(UserError, match=r"max_time: .* is no time"):
+        parse_time(text)
