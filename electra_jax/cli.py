@@ -91,12 +91,16 @@ def vocab(arguments: Sequence[str], console: Console) -> None:
 
 
 def prepare(arguments: Sequence[str], console: Console) -> None:
-    """Turn text into rows of token ids."""
+    """Turn text into rows of token ids; interrupted and run again, it goes on where it stopped."""
     from electra_jax.data.prepare import prepare, summary
 
     config = tyro.cli(PrepareConfig, args=arguments, prog="electra-jax prepare")
     start = time.perf_counter()
-    console.print(summary(prepare(config), time.perf_counter() - start))
+    try:
+        console.print(summary(prepare(config), time.perf_counter() - start))
+    except KeyboardInterrupt:
+        console.print(f"{config.out}: interrupted; run the same command again to go on from the finished shards")
+        raise
 
 
 def pretrain(arguments: Sequence[str], console: Console) -> None:

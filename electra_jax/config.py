@@ -256,7 +256,13 @@ class PrepareConfig:
     """Share of the documents kept for evaluation."""
     seed: int = 0
     workers: int = 1
-    """Processes that tokenize. The rows do not depend on it."""
+    """Processes that tokenize, with the local engine. The rows do not depend on it."""
+    engine: Literal["local", "ray"] = "local"
+    """local: processes of this machine. ray: a Ray cluster, which tokenizes what this machine reads and writes it to
+    `out` itself, so all its machines must see that folder. The rows do not depend on it."""
+    shard_characters: int = 2**23
+    """Text in a shard, which is tokenized at once, is a file of the rows, and is kept when preparing is interrupted.
+    The rows do not depend on it."""
     max_unk_rate: float = 0.2
     """Largest share of [UNK] among the tokens; above it the tokenizer is taken for a wrong one."""
     single_segment_prob: float = 0.1

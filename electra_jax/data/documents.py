@@ -1,20 +1,17 @@
-"""Sources of every kind to one `datasets.Dataset` of documents."""
+"""Sources of every kind to documents."""
 
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from datasets import Dataset, DatasetDict, Features, Value, load_dataset, load_from_disk
-from datasets.exceptions import DatasetGenerationError
+from datasets import Dataset, DatasetDict, Value, load_dataset, load_from_disk
 
 from electra_jax.config import PrepareConfig
 from electra_jax.data.lines import read_lines
 from electra_jax.data.records import format_of
 from electra_jax.errors import UserError
 
-FEATURES = Features({"text": Value("large_string")})
-"""large_string: a batch of long documents outgrows the 2 GiB of Arrow's plain string."""
 TABLES: dict[str, tuple[str, dict[str, Any]]] = {
     ".csv": ("csv", {"keep_default_na": False}),  # or "NA" and "null" wouldn't be texts
     ".tsv": ("csv", {"keep_default_na": False, "sep": "\t"}),
@@ -28,26 +25,15 @@ TEXT_TYPES = ("string", "large_string", "string_view")
 DOCUMENTS_AT_ONCE = 64
 
 
-def load_documents(config: PrepareConfig, scratch: Path) -> Dataset:
-    """The documents of all sources in the order given: one column `text`, sentences separated by newlines.
+def read_documents(config: PrepareConfig, scratch: Path) -> Iterator[str]:
+    """The documents of all sources in the order given, each with its sentences separated by newlines.
 
-    Documents without any text are skipped. The dataset is memory-mapped from files in `scratch`, which the
-    caller deletes. Raises UserError where a source can't be found or read, or has no text.
+    Documents without any text are skipped. Tables are read by way of files in `scratch`, which the caller deletes.
+    Raises UserError where a source can't be found (before any is read) or read, or where none has text.
     """
     for source in config.sources:
         check_source(source)
-    try:
-        return Dataset.from_generator(
-            _documents,
-            features=FEATURES,
-            cache_dir=str(scratch),
-            gen_kwargs={"config": config, "scratch": scratch},
-            writer_batch_size=DOCUMENTS_AT_ONCE,
-        )
-    except DatasetGenerationError as error:
-        if isinstance(error.__cause__, UserError):
-            raise error.__cause__ from None
-        raise
+    return _documents(config, scratch)
 
 
 def split_documents(lines: Iterable[str], documents: Literal["paragraph", "line"]) -> Iterator[str]:
@@ -64,14 +50,14 @@ def split_documents(lines: Iterable[str], documents: Literal["paragraph", "line"
         yield "\n".join(gathered)
 
 
-def _documents(config: PrepareConfig, scratch: Path) -> Iterator[dict[str, str]]:
+def _documents(config: PrepareConfig, scratch: Path) -> Iterator[str]:
     found = False
     for source in config.sources:
         for text in _texts(source, config, scratch):
             if text and not text.isspace():
                 found = True
-                yield {"text": text}
-    if not found:  # checked here, because `from_generator` fails on none
+                yield text
+    if not found:
         raise UserError(f"{', '.join(config.sources)}: no text in it")
 
 

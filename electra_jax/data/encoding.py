@@ -3,10 +3,12 @@
 import functools
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from electra_jax.config import PrepareConfig
 from electra_jax.data.builder import Row, build_rows
@@ -16,33 +18,51 @@ SENTENCES_AT_ONCE = 256
 """Few, because an encoding takes some hundred bytes a token until its ids are taken out."""
 
 
-def encode_documents(
-    batch: pa.Table,
-    indices: list[int],
-    *,
-    config: PrepareConfig,
-    split: str,
-    backend: str,
-    special_ids: tuple[int, int, int],
-    dtype: str,
-) -> pa.Table:
-    """The rows of some documents (column `text`) as columns input_ids, length and first_length, see `Rows`.
+@dataclass(frozen=True)
+class Encoder:
+    """All that a document's rows depend on but its text, its split and its number there."""
 
-    `indices` number the documents within their split. A document's random draws depend on seed, split and number
-    alone. `backend` is a tokenizers.Tokenizer as JSON, `special_ids` are those of [PAD], [CLS] and [SEP], `dtype`
-    is that of the ids.
-    """
-    documents = [text.split("\n") for text in batch["text"].to_pylist()]
-    encoded = _encode(backend, [sentence for sentences in documents for sentence in sentences], dtype)
-    ids, bounds = [], []
-    for index, sentences in zip(indices, documents, strict=True):
-        tokens = [next(encoded) for _ in sentences]
-        rng = random.Random(f"{config.seed}/{split}/{index}")
-        lengths = [len(sentence) for sentence in tokens]
-        rows = list(build_rows(lengths, config.length, rng, config.single_segment_prob, config.short_row_prob))
-        ids.append(_fill(np.concatenate(tokens), rows, config.length, special_ids))
-        bounds.extend(rows)
-    return _table(np.concatenate(ids), bounds)
+    backend: str
+    """A tokenizers.Tokenizer as JSON."""
+    special_ids: tuple[int, int, int]
+    """Of [PAD], [CLS] and [SEP]."""
+    dtype: str
+    """Of the ids: "uint16" or "uint32"."""
+    length: int
+    seed: int
+    single_segment_prob: float
+    short_row_prob: float
+
+    @staticmethod
+    def of(config: PrepareConfig, tokenizer: PreTrainedTokenizerFast) -> "Encoder":
+        """The encoder of these settings."""
+        return Encoder(
+            backend=tokenizer.backend_tokenizer.to_str(),
+            special_ids=(tokenizer.pad_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id),
+            dtype="uint16" if len(tokenizer) <= 2**16 else "uint32",
+            length=config.length,
+            seed=config.seed,
+            single_segment_prob=config.single_segment_prob,
+            short_row_prob=config.short_row_prob,
+        )
+
+    def __call__(self, texts: Sequence[str], split: str, first: int) -> pa.Table:
+        """The rows of some documents as columns input_ids, length and first_length, see `Rows`.
+
+        The documents are numbers `first`, `first + 1`, ... of their split. A document's random draws depend on seed,
+        split and number alone.
+        """
+        documents = [text.split("\n") for text in texts]
+        encoded = _encode(self.backend, [sentence for sentences in documents for sentence in sentences], self.dtype)
+        ids, bounds = [], []
+        for number, sentences in enumerate(documents, start=first):
+            tokens = [next(encoded) for _ in sentences]
+            rng = random.Random(f"{self.seed}/{split}/{number}")
+            lengths = [len(sentence) for sentence in tokens]
+            rows = list(build_rows(lengths, self.length, rng, self.single_segment_prob, self.short_row_prob))
+            ids.append(_fill(np.concatenate(tokens), rows, self.length, self.special_ids))
+            bounds.extend(rows)
+        return _table(np.concatenate(ids), bounds)
 
 
 def _encode(backend: str, sentences: Sequence[str], dtype: str) -> Iterator[np.ndarray]:
@@ -55,7 +75,7 @@ def _encode(backend: str, sentences: Sequence[str], dtype: str) -> Iterator[np.n
 
 @functools.cache
 def _backend(state: str) -> Tokenizer:
-    """One a process: a worker gets the tokenizer as text with each batch."""
+    """One a process: a worker gets the tokenizer as text with each shard."""
     tokenizer = Tokenizer.from_str(state)
     tokenizer.no_padding()
     tokenizer.no_truncation()

@@ -6,48 +6,47 @@ import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import datasets
 import numpy as np
-from datasets import Dataset, Features, Value
 from transformers import PreTrainedTokenizerFast
 
 from electra_jax.config import PrepareConfig
-from electra_jax.data.documents import DOCUMENTS_AT_ONCE, load_documents
-from electra_jax.data.encoding import encode_documents
+from electra_jax.data.documents import read_documents
+from electra_jax.data.encoding import Encoder
+from electra_jax.data.engines import Work, check_engine, write_shards
 from electra_jax.data.manifest import Manifest, SplitManifest, summary
+from electra_jax.data.partial import partial_folder
 from electra_jax.data.rows import COLUMNS, Rows
+from electra_jax.data.shards import SPLITS, Shard, Split, cut_shards, join_shards, namer
 from electra_jax.data.tokenizer import load_tokenizer, max_length, save_tokenizer, tokenizer_hash
 from electra_jax.errors import UserError
-from electra_jax.files import new_folder
 
 __all__ = ["Manifest", "prepare", "summary"]
 
 SHORTEST_LENGTH = 8
-Split = Literal["train", "eval"]
 
 
 def prepare(config: PrepareConfig) -> Manifest:
     """Write the folder `config.out`: rows in train/ and eval/ (Arrow), tokenizer/ and manifest.json.
 
-    The rows depend on the text, the tokenizer and the settings but `workers`. The folder appears whole or not at
-    all. Raises UserError for settings out of range, text that can't be read or has too many [UNK], and where no
-    document is left for training.
+    The rows depend on the text, the tokenizer and the settings but `workers`, `engine` and `shard_characters`. The
+    folder appears whole or not at all. Interrupted and called again, it makes only the shards that are not finished:
+    they lie in `.NAME.partial` beside it, each under a hash of its text and settings. Raises UserError for settings
+    out of range, text that can't be read or has too many [UNK], where no document is left for training, and while
+    another process prepares the same folder.
     """
     tokenizer = load_tokenizer(config.tokenizer)
     _check(config, tokenizer)
-    with new_folder(config.out) as folder:
-        scratch = folder / "scratch"
-        with _settings_of_libraries(config.workers):
-            rows = _write_rows(config, tokenizer, folder, scratch)
+    with partial_folder(config.out) as folder, _settings_of_libraries(config):
+        rows = _write_rows(config, Encoder.of(config, tokenizer), folder)
         manifest = _manifest(config, tokenizer, rows)
         _check_unknown(config, manifest)
-        (folder / "tokenizer").mkdir()
+        (folder / "tokenizer").mkdir(exist_ok=True)
         save_tokenizer(tokenizer, folder / "tokenizer")
         manifest.write(folder)
-        shutil.rmtree(scratch)
     return manifest
 
 
@@ -59,21 +58,23 @@ def _check(config: PrepareConfig, tokenizer: PreTrainedTokenizerFast) -> None:
         raise UserError(f"length {config.length}: a row needs at least {SHORTEST_LENGTH} tokens")
     if longest is not None and config.length > longest:
         raise UserError(f"length {config.length}: {config.tokenizer} takes at most {longest} (model_max_length)")
-    if config.workers < 1:
-        raise UserError(f"workers {config.workers}: at least one is needed")
+    for name in ("workers", "shard_characters"):
+        if getattr(config, name) < 1:
+            raise UserError(f"{name} {getattr(config, name)}: at least one is needed")
     if not 0 <= config.held_out < 1:
         raise UserError(f"held_out {config.held_out}: a share from 0 to below 1 is needed")
     for name in ("single_segment_prob", "short_row_prob", "max_unk_rate"):
         if not 0 <= getattr(config, name) <= 1:
             raise UserError(f"{name} {getattr(config, name)}: a share from 0 to 1 is needed")
+    check_engine(config)
 
 
 @contextmanager
-def _settings_of_libraries(workers: int) -> Iterator[None]:
+def _settings_of_libraries(config: PrepareConfig) -> Iterator[None]:
     """Parallel by threads or by processes, not both; progress bars on a terminal alone."""
     variable, before = "TOKENIZERS_PARALLELISM", os.environ.get("TOKENIZERS_PARALLELISM")
     bars_were_off = datasets.are_progress_bars_disabled()
-    os.environ[variable] = "true" if workers == 1 else "false"
+    os.environ[variable] = "true" if config.engine == "local" and config.workers == 1 else "false"
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     try:
@@ -87,73 +88,56 @@ def _settings_of_libraries(workers: int) -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def _write_rows(
-    config: PrepareConfig, tokenizer: PreTrainedTokenizerFast, folder: Path, scratch: Path
-) -> dict[Split, tuple[int, Rows]]:
+def _write_rows(config: PrepareConfig, encoder: Encoder, folder: Path) -> dict[Split, tuple[int, Rows]]:
     """Write both splits; returns the documents and the rows of each."""
-    documents = load_documents(config, scratch)
-    held_out = np.array([_is_held_out(text, config) for text in _texts(documents)])
-    written: dict[Split, tuple[int, Rows]] = {}
-    for split, chosen in _splits(held_out).items():
-        rows = _tokenize(documents.select(chosen), config, tokenizer, split, scratch / f"{split}.arrow")
-        rows.save_to_disk(folder / split, num_shards=None if len(rows) else 1)  # none can't be loaded again
-        written[split] = len(chosen), Rows(datasets.load_from_disk(str(folder / split)))
+    parts = {split: _Part(folder / split) for split in SPLITS}
+    write_shards(_unfinished(_shards(config, folder.parent / "tables"), parts, encoder), encoder, config)
+    written = {
+        split: (part.documents, Rows(join_shards(part.folder, part.names, encoder))) for split, part in parts.items()
+    }
     if len(written["train"][1]) == 0:
+        total, held_out = sum(part.documents for part in parts.values()), parts["eval"].documents
         raise UserError(
-            f"no rows to train on: of {len(documents)} documents {held_out.sum()} are held out, and the others have "
-            f"no tokens; give more text, smaller documents, or a smaller held_out"
+            f"no rows to train on: of {total} documents {held_out} are held out, and the others have no tokens; "
+            f"give more text, smaller documents, or a smaller held_out"
         )
     return written
 
 
-def _splits(held_out: np.ndarray) -> dict[Split, np.ndarray]:
-    """The documents of each split, by number."""
-    return {"train": np.flatnonzero(~held_out), "eval": np.flatnonzero(held_out)}
+@dataclass
+class _Part:
+    """What is known of a split while its shards are made."""
+
+    folder: Path
+    documents: int = 0
+    names: list[str] = field(default_factory=list)
 
 
-def _texts(documents: Dataset) -> Iterator[str]:
-    for batch in documents.with_format("arrow").iter(DOCUMENTS_AT_ONCE):
-        yield from batch["text"].to_pylist()
+def _shards(config: PrepareConfig, scratch: Path) -> Iterator[Shard]:
+    """All documents, as shards."""
+    shutil.rmtree(scratch, ignore_errors=True)  # an interrupted run's
+    texts = datasets.utils.tqdm(read_documents(config, scratch), desc="documents", unit="")
+    return cut_shards(texts, lambda text: _is_held_out(text, config), config.shard_characters)
+
+
+def _unfinished(shards: Iterable[Shard], parts: dict[Split, _Part], encoder: Encoder) -> Iterator[Work]:
+    """The shards that an interrupted run hasn't made, each with its file; `parts` takes note of all."""
+    name = namer(encoder)
+    for part in parts.values():
+        part.folder.mkdir(exist_ok=True)
+    for shard in shards:
+        part = parts[shard.split]
+        part.documents += len(shard.texts)
+        part.names.append(name(shard))
+        file = part.folder / part.names[-1]
+        if not file.exists():
+            yield shard, file
 
 
 def _is_held_out(text: str, config: PrepareConfig) -> bool:
     """By the text itself, so that a document's repetitions fall on the same side."""
     digest = hashlib.blake2b(text.encode(), digest_size=8, key=str(config.seed).encode()).digest()
     return int.from_bytes(digest, "big") < config.held_out * 2**64
-
-
-def _tokenize(
-    documents: Dataset, config: PrepareConfig, tokenizer: PreTrainedTokenizerFast, split: Split, file: Path
-) -> Dataset:
-    features = _features(config.length, len(tokenizer))
-    if len(documents) == 0:
-        return Dataset.from_dict({name: [] for name in COLUMNS}, features=features)
-    # Arrow in, Arrow out: the rows don't pass through Python lists.
-    rows = documents.with_format("arrow").map(
-        encode_documents,
-        batched=True,
-        batch_size=DOCUMENTS_AT_ONCE,
-        with_indices=True,
-        fn_kwargs={
-            "config": config,
-            "split": split,
-            "backend": tokenizer.backend_tokenizer.to_str(),
-            "special_ids": (tokenizer.pad_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id),
-            "dtype": features["input_ids"].feature.dtype,
-        },
-        remove_columns=["text"],
-        features=features,
-        num_proc=min(config.workers, len(documents)) if config.workers > 1 else None,
-        cache_file_name=str(file),
-        load_from_cache_file=False,
-        desc=f"tokenizing ({split})",
-    )
-    return rows.with_format(None)
-
-
-def _features(length: int, vocab_size: int) -> Features:
-    token = Value("uint16" if vocab_size <= 2**16 else "uint32")
-    return Features({"input_ids": datasets.List(token, length=length)} | dict.fromkeys(COLUMNS[1:], Value("int32")))
 
 
 def _manifest(

@@ -9,7 +9,7 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from electra_jax.config import PrepareConfig
-from electra_jax.data.documents import load_documents, split_documents
+from electra_jax.data.documents import read_documents, split_documents
 from electra_jax.errors import UserError
 
 TEXTS = ["First one.\nIts second sentence.", "第二篇文章。", "NA", 'Comma, "quote" and tab\there.']
@@ -18,7 +18,7 @@ Write = Callable[[Path], object]
 
 def read(sources: list[Path | str], scratch: Path, **changes: object) -> list[str]:
     config = PrepareConfig(tuple(map(str, sources)), "unused", Path("unused"))
-    return list(load_documents(replace(config, **changes), scratch)["text"])  # type: ignore[arg-type]
+    return list(read_documents(replace(config, **changes), scratch))  # type: ignore[arg-type]
 
 
 @pytest.fixture

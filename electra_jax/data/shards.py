@@ -1,0 +1,124 @@
+"""Shards: successive documents of one split, tokenized at once and written to a file of their own."""
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+
+import datasets
+import pyarrow as pa
+import tokenizers
+from datasets import Dataset, Features, Value
+
+import electra_jax
+from electra_jax.data.encoding import Encoder
+from electra_jax.data.rows import COLUMNS
+
+DOCUMENTS_AT_ONCE = 64
+ROWS_AT_ONCE = 1024
+"""Fewest in a record batch but the last: `Rows` keeps a view of each batch."""
+Split = Literal["train", "eval"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+
+@dataclass
+class Shard:
+    """Documents `first`, `first + 1`, ... of a split, where `number` shards precede it."""
+
+    split: Split
+    number: int = 0
+    first: int = 0
+    texts: list[str] = field(default_factory=list)
+
+
+def cut_shards(texts: Iterable[str], is_held_out: Callable[[str], bool], characters: int) -> Iterator[Shard]:
+    """Divide documents into splits, and each split, in order, into shards that end where they reach `characters`.
+
+    Two unfinished shards are in memory at a time, and the caller's.
+    """
+    open_shards = {split: Shard(split) for split in SPLITS}
+    sizes = dict.fromkeys(open_shards, 0)
+    for text in texts:
+        shard = open_shards["eval" if is_held_out(text) else "train"]
+        shard.texts.append(text)
+        sizes[shard.split] += len(text)
+        if sizes[shard.split] >= characters:
+            open_shards[shard.split] = Shard(shard.split, shard.number + 1, shard.first + len(shard.texts))
+            sizes[shard.split] = 0
+            yield shard
+    yield from (shard for shard in open_shards.values() if shard.texts)
+
+
+def namer(encoder: Encoder) -> Callable[[Shard], str]:
+    """The function from a shard to its file's name, which holds a hash of all that its rows depend on.
+
+    So a file that is there already has the rows of these very documents and settings.
+    """
+    versions = [electra_jax.__version__, tokenizers.__version__]
+    base = hashlib.sha256(json.dumps([versions, asdict(encoder)]).encode())
+
+    def name(shard: Shard) -> str:
+        digest = base.copy()
+        digest.update(json.dumps([shard.split, shard.first, [len(text) for text in shard.texts]]).encode())
+        for text in shard.texts:
+            digest.update(text.encode())
+        return f"data-{shard.number:05d}-{digest.hexdigest()[:32]}.arrow"
+
+    return name
+
+
+def write_shard(shard: Shard, encoder: Encoder, file: Path) -> None:
+    """Write the rows of a shard to `file` (an Arrow stream), which appears whole or not at all."""
+    scratch = file.with_name(f".{file.name}.{uuid.uuid4().hex}")  # unlike any other process's, on any machine
+    schema = _features(encoder).arrow_schema
+    try:
+        with scratch.open("wb") as stream:
+            with pa.ipc.new_stream(stream, schema) as writer:
+                for table in _batches(_encoded(shard, encoder)):
+                    writer.write_table(table.cast(schema))
+            stream.flush()
+            os.fsync(stream.fileno())  # or a power failure could leave the name without the rows
+        os.replace(scratch, file)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def join_shards(folder: Path, names: list[str], encoder: Encoder) -> Dataset:
+    """Make `folder` a data set of `datasets` of the shards `names` in it, in that order, and load it.
+
+    No row is copied. Files of other shards (of other settings, or half-written) are deleted.
+    """
+    empty = Dataset.from_dict({name: [] for name in COLUMNS}, features=_features(encoder))
+    empty.save_to_disk(folder, num_shards=1)  # the files that describe a data set, and one without rows
+    if names:
+        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        state["_data_files"] = [{"filename": name} for name in names]
+        (folder / "state.json").write_text(json.dumps(state, indent=2, sort_keys=True), encoding="utf-8")
+        for path in set(folder.iterdir()) - {folder / name for name in (*names, "state.json", "dataset_info.json")}:
+            path.unlink()
+    return datasets.load_from_disk(str(folder))
+
+
+def _features(encoder: Encoder) -> Features:
+    ids = datasets.List(Value(encoder.dtype), length=encoder.length)
+    return Features({"input_ids": ids} | dict.fromkeys(COLUMNS[1:], Value("int32")))
+
+
+def _encoded(shard: Shard, encoder: Encoder) -> Iterator[pa.Table]:
+    for start in range(0, len(shard.texts), DOCUMENTS_AT_ONCE):
+        yield encoder(shard.texts[start : start + DOCUMENTS_AT_ONCE], shard.split, shard.first + start)
+
+
+def _batches(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    gathered: list[pa.Table] = []
+    for table in tables:
+        gathered.append(table)
+        if sum(map(len, gathered)) >= ROWS_AT_ONCE:
+            yield pa.concat_tables(gathered).combine_chunks()
+            gathered = []
+    if gathered:
+        yield pa.concat_tables(gathered).combine_chunks()
