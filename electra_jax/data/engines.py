@@ -19,6 +19,11 @@ from electra_jax.data.shards import Shard, write_shard
 from electra_jax.errors import UserError
 
 Work = tuple[Shard, Path]
+RAY_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_NUM_REDIS_GET_RETRIES": "1",  # a wrong address is told after 40 seconds, and not after a quarter of an hour
+}
+"""Of Ray's environment, where nothing else is set there."""
 
 
 def check_engine(config: PrepareConfig) -> None:
@@ -64,6 +69,7 @@ def _end_with_parent() -> None:
 
 
 def _write_by_ray(work: Iterable[Work], encoder: Encoder) -> None:
+    os.environ.update(RAY_SETTINGS | os.environ)  # before the import, which reads them
     import ray
 
     with _ray_cluster():
@@ -85,7 +91,6 @@ def _ray_cluster() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError) as error:

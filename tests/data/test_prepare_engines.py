@@ -215,9 +215,10 @@ def test_a_shard_without_rows(config: PrepareConfig, tmp_path: Path):
 
 
 @needs_ray
-def test_an_address_that_is_none(config: PrepareConfig, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("RAY_ADDRESS", "nonsense")
-    with pytest.raises(UserError, match=r"engine ray: no cluster can be reached or started: .*nonsense") as error:
+@pytest.mark.parametrize("address", ["nonsense", pytest.param("127.0.0.1:9", marks=pytest.mark.slow)])
+def test_an_address_without_a_cluster(config: PrepareConfig, monkeypatch: pytest.MonkeyPatch, address: str):
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(UserError, match=r"engine ray: no cluster can be reached or started: .+") as error:
         prepare(replace(config, engine="ray"))
     assert "\n" not in str(error.value)
     assert not partial_path(config.out).exists()
