@@ -172,10 +172,12 @@ class DistributedConfig:
 class PretrainConfig:
     """A pretraining run."""
 
-    data: Path
-    """Folder that `electra-jax prepare` wrote."""
+    data: tuple[Path, ...]
+    """Folders that `electra-jax prepare` wrote, with the same tokenizer and length."""
     out: Path
     """Folder of the run; one that exists is resumed."""
+    data_weights: tuple[float, ...] = ()
+    """How much to draw from each folder of `data`, to any sum; in proportion to their rows, unless set."""
     init_from: Path | None = None
     """Run whose weights to start from (of `import` or `pretrain`), with a fresh optimiser."""
     seed: int = 0
@@ -209,6 +211,10 @@ class PretrainConfig:
     objective: ObjectiveConfig = ObjectiveConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     compute: ComputeConfig = ComputeConfig()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.data, str | Path):  # one folder needs no tuple
+            object.__setattr__(self, "data", (Path(self.data),))
 
 
 @dataclass(frozen=True)

@@ -84,8 +84,9 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         raise UserError(f"{where}: {value!r} is none of {', '.join(map(repr, typing.get_args(hint)))}")
     if origin in (types.UnionType, typing.Union):
         return _value(next(arg for arg in typing.get_args(hint) if arg is not types.NoneType), value, where)
-    if origin is tuple and isinstance(value, list):
-        return tuple(_value(typing.get_args(hint)[0], one, where) for one in value)
+    if origin is tuple:
+        several = value if isinstance(value, list) else [value]  # one alone needs no list
+        return tuple(_value(typing.get_args(hint)[0], one, where) for one in several)
     if hint is Path and isinstance(value, str):
         return Path(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
@@ -105,9 +106,9 @@ def to_toml(config: Any) -> str:
     return tomli_w.dumps(_plain(dataclasses.asdict(config)))
 
 
-def _plain(table: dict[str, Any]) -> dict[str, Any]:
-    kept = {name: value for name, value in table.items() if value is not None}
-    return {
-        name: _plain(value) if isinstance(value, dict) else str(value) if isinstance(value, Path) else value
-        for name, value in kept.items()
-    }
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(one) for name, one in value.items() if one is not None}
+    if isinstance(value, tuple):
+        return [_plain(one) for one in value]
+    return str(value) if isinstance(value, Path) else value

@@ -1,10 +1,12 @@
 """A text, its tokenizer and rows, and one finished run, made once for all tests that read them."""
 
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import micro
 import pytest
+import tomli_w
 
 from electra_jax import cli
 from electra_jax.config import PrepareConfig, PretrainConfig, VocabConfig
@@ -58,8 +60,8 @@ def quick_compilation(compiled: Path) -> Iterator[None]:
 def preset(rows: Path, tmp_path: Path) -> Path:
     """A TOML file of the finished run's settings, data and out apart."""
     path = tmp_path / "micro.toml"
-    lines = to_toml(micro.make_config(rows, tmp_path)).splitlines(keepends=True)
-    path.write_text("".join(line for line in lines if not line.startswith(("data =", "out ="))))
+    table = tomllib.loads(to_toml(micro.make_config(rows, tmp_path)))
+    path.write_text(tomli_w.dumps({name: value for name, value in table.items() if name not in ("data", "out")}))
     return path
 
 

@@ -60,7 +60,7 @@ def make_config(rows: Path, out: Path, **changes: Any) -> PretrainConfig:
         "compute": ComputeConfig(scan_layers=True),
         "optimizer": OptimizerConfig(learning_rate=2e-3, warmup_steps=5),
     }
-    return PretrainConfig(data=rows, out=out, **(settings | changes))
+    return PretrainConfig(data=(rows,), out=out, **(settings | changes))
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import micro
@@ -11,6 +12,7 @@ from micro import Failing
 
 from electra_jax import cli
 from electra_jax.config import PretrainConfig
+from electra_jax.data.manifest import Manifest
 from electra_jax.train.convert import export, import_pretrained
 
 pytestmark = pytest.mark.usefixtures("offline", "quick_compilation")
@@ -90,6 +92,11 @@ def test_a_vocabulary_smaller_than_the_alphabet(fail: Failing, text: Path, tmp_p
         (["--objective.mask-prob", 1], ["objective.mask_prob: 1.0 is not between 0 and 1"]),
         (["--objective.mask-prob", 0.05], ["length: of 16 tokens none is masked at mask_prob 0.05"]),
         (["--objective.temperature", 0], ["objective.temperature: 0.0 is not above 0"]),
+        (["--data-weights", 1, 2], ["data_weights: 2 for 1 folders"]),
+        (["--data-weights", 0], ["data_weights: 0.0 is not a number above 0"]),
+        (["--data-weights", "nan"], ["data_weights: nan is not a number above 0"]),
+        (["--data-weights", "inf"], ["data_weights: inf is not a number above 0"]),
+        (["--data"], ["data: no folder is given"]),
     ],
 )
 def test_settings_that_fit_neither_each_other_nor_the_data(
@@ -132,6 +139,18 @@ def test_a_preset_that_is_not_there(fail: Failing, rows: Path, tmp_path: Path) -
 def test_data_that_is_no_folder_of_rows(fail: Failing, preset: Path, text: Path, tmp_path: Path) -> None:
     line = fail("pretrain", "--config", preset, "--data", text.parent, "--out", tmp_path / "out")
     assert line.startswith(f"{text.parent}: not a folder that `electra-jax prepare` wrote")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("tokenizer_hash", "another"), ("length", 32), ("vocab_size", 7), ("mask_id", 99)]
+)
+def test_folders_that_do_not_go_together(
+    fail: Failing, preset: Path, rows: Path, tmp_path: Path, field: str, value: object
+) -> None:
+    other = Path(shutil.copytree(rows, tmp_path / "other"))
+    replace(Manifest.read(rows), **{field: value}).write(other)
+    line = fail("pretrain", "--config", preset, "--data", rows, other, "--out", tmp_path / "out")
+    assert line.startswith(f"{other}: its {field} is {value}, and that of {rows} is ")
 
 
 # --- pretrain: a run that is there --------------------------------------------------------------------------------

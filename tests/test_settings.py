@@ -21,8 +21,9 @@ from electra_jax.presets import load_config, parse, read_fields, to_toml
 CONFIGS = Path(__file__).parent.parent / "configs"
 PATHS = {"data": "rows", "out": "run"}
 EVERYTHING_CHANGED = PretrainConfig(
-    data=Path("rows"),
+    data=(Path("rows"), Path("more")),
     out=Path("run"),
+    data_weights=(0.7, 0.3),
     init_from=Path("imported"),
     seed=3,
     length=64,
@@ -37,13 +38,13 @@ def read(table: dict[str, Any]) -> PretrainConfig:
     return parse(PretrainConfig, PATHS | table, "my.toml")
 
 
-@pytest.mark.parametrize("config", [PretrainConfig(Path("rows"), Path("run")), EVERYTHING_CHANGED])
+@pytest.mark.parametrize("config", [PretrainConfig((Path("rows"),), Path("run")), EVERYTHING_CHANGED])
 def test_what_was_written_is_read(config: PretrainConfig) -> None:
     assert parse(PretrainConfig, tomllib.loads(to_toml(config)), "my.toml") == config
 
 
 def test_what_is_not_set_is_left_out() -> None:
-    assert "init_from" not in tomllib.loads(to_toml(PretrainConfig(Path("rows"), Path("run"))))
+    assert "init_from" not in tomllib.loads(to_toml(PretrainConfig((Path("rows"),), Path("run"))))
 
 
 def test_whole_numbers_do_for_floats() -> None:
@@ -54,7 +55,14 @@ def test_whole_numbers_do_for_floats() -> None:
 
 def test_paths_are_paths() -> None:
     config = read({"init_from": "imported"})
-    assert (config.data, config.init_from) == (Path("rows"), Path("imported"))
+    assert (config.data, config.init_from) == ((Path("rows"),), Path("imported"))
+
+
+def test_one_folder_of_data_needs_no_list() -> None:
+    alone = [read({"data": "rows"}), read({"data": ["rows"]})]
+    alone += [PretrainConfig(data, Path("run")) for data in (Path("rows"), "rows", (Path("rows"),))]  # type: ignore[arg-type]
+    assert {config.data for config in alone} == {(Path("rows"),)}
+    assert read({"data": ["rows", "more"], "data_weights": [1, 0.5]}).data_weights == (1.0, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -73,6 +81,8 @@ def test_paths_are_paths() -> None:
         ({"steps": [1, 2]}, "my.toml: steps: expected a int, and [1, 2] is a list"),
         ({"steps": {"a": 1}}, "my.toml: steps: expected a int, and {'a': 1} is a dict"),
         ({"data": 3}, "my.toml: data: expected a Path, and 3 is a int"),
+        ({"data": ["rows", 3]}, "my.toml: data: expected a Path, and 3 is a int"),
+        ({"data_weights": ["all"]}, "my.toml: data_weights: expected a float, and 'all' is a str"),
         ({"init_from": 3}, "my.toml: init_from: expected a Path, and 3 is a int"),
         ({"model": 3}, "my.toml: model: expected a table, and 3 is a int"),
         ({"compute": {"scan_layers": 1}}, "my.toml: compute: scan_layers: expected a bool, and 1 is a int"),
@@ -115,7 +125,7 @@ def test_a_preset_by_its_name_is_the_file() -> None:
 
 def test_what_is_given_beside_a_preset_wins() -> None:
     config = load_config("small", data=Path("rows"), out=Path("run"), steps=7)
-    assert (config.steps, config.data, config.batch_size) == (7, Path("rows"), read_fields("small")["batch_size"])
+    assert (config.steps, config.data, config.batch_size) == (7, (Path("rows"),), read_fields("small")["batch_size"])
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.stem)

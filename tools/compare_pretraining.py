@@ -91,7 +91,8 @@ def main(folder: Positional[Path], docs: Path = Path("docs"), seeds: int = SEEDS
 
 def make_models(folder: Path, training: list[Review], console: Console) -> dict[str, Path]:
     """The folder of each side's discriminator."""
-    config = load_config(PRESET, data=folder / "rows", out=folder / "run")
+    rows = folder / "rows"
+    config = load_config(PRESET, data=rows, out=folder / "run")
     if not (folder / "export").exists():
         texts = {"reviews": [review.text for review in training], "newspaper": read_newspaper()}
         for name, documents in texts.items():
@@ -105,9 +106,9 @@ def make_models(folder: Path, training: list[Review], console: Console) -> dict[
         )
         if not vocabulary.out.exists():
             train_vocabulary(vocabulary)
-        if not config.data.exists():
+        if not rows.exists():
             sources = (str(files["reviews"]),) * REVIEWS_TWICE + (str(files["newspaper"]),)
-            prepare(PrepareConfig(sources, str(vocabulary.out), config.data, length=config.length, workers=2))
+            prepare(PrepareConfig(sources, str(vocabulary.out), rows, length=config.length, workers=2))
         pretrain(config, console)
         export(config.out, folder / "export")
     models = {"pretrained": folder / "export" / "discriminator", "random": folder / "random"}

@@ -18,7 +18,7 @@ from rich.text import Text
 from electra_jax import Discriminator, Generator, cli
 from electra_jax.config import ObjectiveConfig
 from electra_jax.data.manifest import Manifest
-from electra_jax.data.rows import COLUMNS, open_rows
+from electra_jax.data.rows import open_rows
 from electra_jax.data.tokenizer import load_tokenizer
 from electra_jax.model import Tokens
 from electra_jax.objectives.masking import SpecialTokens, mask, pick, scatter
@@ -88,9 +88,8 @@ def corrupt(generator: Generator, rows: Path, objective: ObjectiveConfig) -> tup
     """Some held-out rows, and the same with samples of the generator at the picks."""
     manifest = Manifest.read(rows)
     special = SpecialTokens(manifest.cls_id, manifest.sep_id, manifest.mask_id)
-    held_out = open_rows(rows, "eval")
-    chosen = [held_out[i] for i in np.linspace(0, len(held_out) - 1, SHOWN).astype(int)]
-    tokens = read_tokens({name: np.stack([row[name] for row in chosen]) for name in COLUMNS})
+    held_out = open_rows([rows], "eval")
+    tokens = read_tokens(held_out.take(np.linspace(0, len(held_out) - 1, SHOWN).astype(int)))
     pick_key, mask_key, sample_key = jax.random.split(jax.random.key(0), 3)
     picks = pick(pick_key, tokens, special, objective)
     masked = mask(mask_key, tokens, picks, special.mask, objective.mask_token_prob)

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from electra_jax.config import PrepareConfig
+from electra_jax.data.rows import id_dtype
 from electra_jax.data.builder import Row, build_rows
 from electra_jax.data.rows import COLUMNS
 
@@ -39,7 +40,7 @@ class Encoder:
         return Encoder(
             backend=tokenizer.backend_tokenizer.to_str(),
             special_ids=(tokenizer.pad_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id),
-            dtype="uint16" if len(tokenizer) <= 2**16 else "uint32",
+            dtype=id_dtype(len(tokenizer)),
             length=config.length,
             seed=config.seed,
             single_segment_prob=config.single_segment_prob,

@@ -1,6 +1,7 @@
 """What a folder of prepared rows says about itself."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -61,17 +62,36 @@ class Manifest:
     @staticmethod
     def read(folder: Path) -> "Manifest":
         """The manifest of a prepared folder; raises UserError where it is none, or of another version."""
-        path = folder / FILE_NAME
-        if not path.is_file():
-            raise UserError(f"{folder}: not a folder that `electra-jax prepare` wrote (it has no {FILE_NAME})")
-        try:
-            return _parse(json.loads(path.read_text(encoding="utf-8")), path)
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path}: damaged ({error}); prepare the rows again") from error
+        manifests = read_manifests(folder)
+        if len(manifests) != 1:
+            raise UserError(f"{folder}: not a folder that `electra-jax prepare` wrote, but a run on several")
+        return manifests[0]
 
     def write(self, folder: Path) -> None:
         """Write manifest.json into `folder`."""
-        write_text(folder / FILE_NAME, json.dumps(asdict(self), ensure_ascii=False, indent=2) + "\n")
+        write_manifests(folder, [self])
+
+
+def read_manifests(folder: Path) -> tuple[Manifest, ...]:
+    """Those of a prepared folder (one), or of the rows that a run trains on; raises UserError as `Manifest.read`."""
+    path = folder / FILE_NAME
+    if not path.is_file():
+        raise UserError(f"{folder}: not a folder that `electra-jax prepare` wrote (it has no {FILE_NAME})")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        manifests = tuple(_parse(one, path) for one in (content if isinstance(content, list) else [content]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: damaged ({error}); prepare the rows again") from error
+    if not manifests:
+        raise UserError(f"{path}: damaged (an empty list); prepare the rows again")
+    return manifests
+
+
+def write_manifests(folder: Path, manifests: Sequence[Manifest]) -> None:
+    """Write manifest.json into `folder`: an object, or a list of them where there are several."""
+    tables = [asdict(manifest) for manifest in manifests]
+    content = tables[0] if len(tables) == 1 else tables
+    write_text(folder / FILE_NAME, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
 
 
 def summary(manifest: Manifest, seconds: float) -> Table:

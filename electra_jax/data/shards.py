@@ -12,15 +12,13 @@ from typing import Literal, get_args
 import datasets
 import pyarrow as pa
 import tokenizers
-from datasets import Dataset, Features, Value
+from datasets import Dataset
 
 import electra_jax
 from electra_jax.data.encoding import Encoder
-from electra_jax.data.rows import COLUMNS
+from electra_jax.data.rows import COLUMNS, ROWS_IN_CHUNK, row_features
 
 DOCUMENTS_AT_ONCE = 64
-ROWS_AT_ONCE = 1024
-"""Fewest in a record batch but the last: `Rows` keeps a view of each batch."""
 Split = Literal["train", "eval"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
@@ -74,7 +72,7 @@ def namer(encoder: Encoder) -> Callable[[Shard], str]:
 def write_shard(shard: Shard, encoder: Encoder, file: Path) -> None:
     """Write the rows of a shard to `file` (an Arrow stream), which appears whole or not at all."""
     scratch = file.with_name(f".{file.name}.{uuid.uuid4().hex}")  # unlike any other process's, on any machine
-    schema = _features(encoder).arrow_schema
+    schema = row_features(encoder.length, encoder.dtype).arrow_schema
     try:
         with scratch.open("wb") as stream:
             with pa.ipc.new_stream(stream, schema) as writer:
@@ -92,7 +90,7 @@ def join_shards(folder: Path, names: list[str], encoder: Encoder) -> Dataset:
 
     No row is copied. Files of other shards (of other settings, or half-written) are deleted.
     """
-    empty = Dataset.from_dict({name: [] for name in COLUMNS}, features=_features(encoder))
+    empty = Dataset.from_dict({name: [] for name in COLUMNS}, features=row_features(encoder.length, encoder.dtype))
     empty.save_to_disk(folder, num_shards=1)  # the files that describe a data set, and one without rows
     if names:
         state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
@@ -101,11 +99,6 @@ def join_shards(folder: Path, names: list[str], encoder: Encoder) -> Dataset:
         for path in set(folder.iterdir()) - {folder / name for name in (*names, "state.json", "dataset_info.json")}:
             path.unlink()
     return datasets.load_from_disk(str(folder))
-
-
-def _features(encoder: Encoder) -> Features:
-    ids = datasets.List(Value(encoder.dtype), length=encoder.length)
-    return Features({"input_ids": ids} | dict.fromkeys(COLUMNS[1:], Value("int32")))
 
 
 def _encoded(shard: Shard, encoder: Encoder) -> Iterator[pa.Table]:
@@ -117,7 +110,7 @@ def _batches(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
     gathered: list[pa.Table] = []
     for table in tables:
         gathered.append(table)
-        if sum(map(len, gathered)) >= ROWS_AT_ONCE:
+        if sum(map(len, gathered)) >= ROWS_IN_CHUNK:
             yield pa.concat_tables(gathered).combine_chunks()
             gathered = []
     if gathered:

@@ -49,7 +49,7 @@ def model_card(
     kind: Kind,
     config: ElectraConfig,
     *,
-    manifest: Mapping[str, Any] | None = None,
+    manifests: Sequence[Mapping[str, Any]] = (),
     recipe: str | None = None,
     curve: Sequence[Mapping[str, float]] = (),
     metrics: Mapping[str, float] | None = None,
@@ -58,15 +58,15 @@ def model_card(
 ) -> str:
     """Markdown with YAML front matter.
 
-    `name` is that of the folder or on the hub; `manifest` what the data's manifest.json holds; `recipe` the run's
-    settings as TOML; `curve` the evaluations, each with its step; `metrics` those of the last. A section whose input
-    is not given is left out.
+    `name` is that of the folder or on the hub; `manifests` what the manifest.json of each folder of data holds;
+    `recipe` the run's settings as TOML; `curve` the evaluations, each with its step; `metrics` those of the last. A
+    section whose input is not given is left out.
     """
     sections = [
         front_matter("fill-mask" if kind == "generator" else None, license, language),
         f"# {name}\n\n{WHAT[kind]}\n\n{sizes(config)}",
         _usage(name, kind),
-        _data(manifest) if manifest else "",
+        _data(manifests) if manifests else "",
         f"## Recipe\n\nPretrained in JAX by these settings:\n\n{code('toml', recipe)}" if recipe else "",
         f"## Curve\n\nOn held-out rows:\n\n{_curve(curve)}" if curve else "",
         f"## Final metrics\n\n{metrics_table(metrics)}" if metrics else "",
@@ -100,18 +100,19 @@ def _usage(name: str, kind: Kind) -> str:
     return f"{usage}\n\n{FINE_TUNING}" if kind == "discriminator" else usage
 
 
-def _data(manifest: Mapping[str, Any]) -> str:
-    """The training split's counts and the sources, of which absolute paths lose their folders."""
-    train = manifest["train"]
+def _data(manifests: Sequence[Mapping[str, Any]]) -> str:
+    """The training splits' counts and the sources, of which absolute paths lose their folders."""
+    counts = ("documents", "rows", "tokens", "unknown_tokens", "text_tokens")
+    train = {count: sum(manifest["train"][count] for manifest in manifests) for count in counts}
     rows = {
         "documents": f"{train['documents']:,}",
         "rows": f"{train['rows']:,}",
         "tokens": f"{train['tokens']:,}",
         "share of [UNK]": f"{train['unknown_tokens'] / max(1, train['text_tokens']):.3%}",
-        "tokens in a row": f"{manifest['length']:,}",
-        "vocabulary": f"{manifest['vocab_size']:,}",
+        "tokens in a row": f"{manifests[0]['length']:,}",
+        "vocabulary": f"{manifests[0]['vocab_size']:,}",
     }
-    sources = ", ".join(f"`{_public(source)}`" for source in manifest["sources"])
+    sources = ", ".join(f"`{_public(source)}`" for manifest in manifests for source in manifest["sources"])
     return f"## Data\n\nSources: {sources}\n\n{_table(('of the training rows', ''), rows.items())}"
 
 

@@ -1,5 +1,9 @@
 """Is this a run that can be made? Asked before anything is written."""
 
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
 import jax
 from jax.sharding import Mesh
 
@@ -21,9 +25,12 @@ POSITIVE = (
     "checkpoints_kept",
 )
 
+SHARED = ("tokenizer_hash", "vocab_size", "length", "pad_id", "unk_id", "cls_id", "sep_id", "mask_id")
+"""What the manifests of folders that are trained on together agree in."""
 
-def check(config: PretrainConfig, manifest: Manifest) -> None:
-    """Raise UserError for settings that no run can have, or that don't fit the data."""
+
+def check(config: PretrainConfig, manifests: Sequence[Manifest]) -> None:
+    """Raise UserError for settings that no run can have, or that don't fit the data (`manifests`, of each folder)."""
     for name in POSITIVE:
         _require(getattr(config, name) > 0, f"{name}: {getattr(config, name)} is not above 0")
     _require(0 <= config.ema_decay < 1, f"ema_decay: {config.ema_decay} is not from 0 to below 1")
@@ -43,7 +50,7 @@ def check(config: PretrainConfig, manifest: Manifest) -> None:
         )
     _check_compute(config)
     _check_objective(config)
-    _check_data(config, manifest)
+    _check_data(config, manifests)
 
 
 def check_mesh(config: PretrainConfig, mesh: Mesh) -> None:
@@ -92,21 +99,41 @@ def _check_objective(config: PretrainConfig) -> None:
     )
 
 
-def _check_data(config: PretrainConfig, manifest: Manifest) -> None:
+def _check_data(config: PretrainConfig, manifests: Sequence[Manifest]) -> None:
+    folders, weights = config.data, config.data_weights
+    _require(len(folders) > 0, "data: no folder is given; name at least one that `electra-jax prepare` wrote")
+    _require(
+        len(weights) in (0, len(folders)),
+        f"data_weights: {len(weights)} for {len(folders)} folders; give one for each folder of data, or none",
+    )
+    for weight in weights:
+        _require(0 < weight < math.inf, f"data_weights: {weight} is not a number above 0")
+    _check_folder(config, folders[0], manifests[0])
+    for folder, manifest in zip(folders[1:], manifests[1:], strict=True):
+        for name in SHARED:
+            ours, first = getattr(manifest, name), getattr(manifests[0], name)
+            _require(
+                ours == first,
+                f"{folder}: its {name} is {ours}, and that of {folders[0]} is {first}; prepare both with the same "
+                f"tokenizer and length",
+            )
+
+
+def _check_folder(config: PretrainConfig, folder: Path, manifest: Manifest) -> None:
     _require(
         manifest.length == config.length,
-        f"{config.data}: its rows have {manifest.length} tokens, and length is {config.length}; "
+        f"{folder}: its rows have {manifest.length} tokens, and length is {config.length}; "
         f"give --length {manifest.length}, or prepare the text again with --length {config.length}",
     )
     _require(
         manifest.vocab_size == config.model.vocab_size,
-        f"{config.data}: its tokenizer has {manifest.vocab_size} entries, and model.vocab_size is "
+        f"{folder}: its tokenizer has {manifest.vocab_size} entries, and model.vocab_size is "
         f"{config.model.vocab_size}; give --model.vocab-size {manifest.vocab_size}, or prepare the text with the "
         f"model's tokenizer",
     )
     _require(
         manifest.pad_id == config.model.pad_token_id,
-        f"{config.data}: its [PAD] is {manifest.pad_id}; give --model.pad-token-id {manifest.pad_id}",
+        f"{folder}: its [PAD] is {manifest.pad_id}; give --model.pad-token-id {manifest.pad_id}",
     )
 
 

@@ -1,6 +1,5 @@
 """Runs to Hugging Face folders, and back."""
 
-import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -11,6 +10,7 @@ import numpy as np
 import tomli_w
 
 from electra_jax.config import ModelConfig
+from electra_jax.data.manifest import read_manifests
 from electra_jax.data.tokenizer import load_tokenizer, save_tokenizer
 from electra_jax.errors import UserError
 from electra_jax.files import check_absent, new_folder, write_text
@@ -85,7 +85,7 @@ def _story(run: Path, step: int) -> dict[str, Any]:
     records = [record for record in read_metrics(run / METRICS) if record["step"] <= step]
     held_out = [_figures(record) for record in records if record["kind"] == "eval"]
     return {
-        "manifest": json.loads((run / MANIFEST).read_text(encoding="utf-8")),
+        "manifests": [asdict(manifest) for manifest in read_manifests(run)],
         "recipe": _recipe(run),
         "curve": held_out,
         "metrics": held_out[-1] if held_out else None,

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from electra_jax.config import PretrainConfig
-from electra_jax.data.batches import eval_batches, row_numbers, train_batches
+from electra_jax.data.batches import Shard, eval_batches, row_numbers, train_batches
 from electra_jax.data.manifest import Manifest
 from electra_jax.data.rows import Rows, open_rows
 from electra_jax.data.tokenizer import load_tokenizer, tokenizer_hash
@@ -28,7 +28,7 @@ from electra_jax.train.flops import measure_peak, step_flops
 from electra_jax.train.optimizer import Params, schedule
 from electra_jax.train.processes import Stop, ending_together, is_first, join, wait_for_all
 from electra_jax.train.run import CHECKPOINTS, METRICS, TOKENIZER, has_checkpoint, open_run, read_model, restore_params
-from electra_jax.train.sharding import abstract, by_row, make_mesh, put_batch, replicated, shardings
+from electra_jax.train.sharding import abstract, by_row, make_mesh, put_rows, replicated, shardings
 from electra_jax.train.step import State, empty_batch, init_params, init_state, make_evaluation, make_step
 
 
@@ -44,13 +44,14 @@ def pretrain(config: PretrainConfig, console: Console | None = None) -> dict[str
 
 
 def _pretrain(config: PretrainConfig, console: Console) -> dict[str, float]:
-    manifest = Manifest.read(config.data)
-    check(config, manifest)
+    manifests = [Manifest.read(folder) for folder in config.data]
+    check(config, manifests)
+    manifest = manifests[0]  # of what is asked of it, all say the same
     mesh = make_mesh(config.mesh, config.batch_size)
     check_mesh(config, mesh)
     rows = open_rows(config.data, "train"), open_rows(config.data, "eval")
     weights = {} if has_checkpoint(config.out) else _initial_weights(config, manifest)
-    open_run(config, manifest)
+    open_run(config, manifests)
     kept = Checkpoints(config.out / CHECKPOINTS, config.checkpoints_kept, config.keep_best)
     with jax.set_mesh(mesh), kept as checkpoints, Stop(config.max_time) as stop:
         trainer = Trainer(config, manifest, rows, mesh, checkpoints, stop, console)
@@ -71,7 +72,7 @@ def _initial_weights(config: PretrainConfig, manifest: Manifest) -> Params:
             raise UserError(f"{run}: its model.{name} is {theirs}, and this run's is {ours}; make them the same")
     if (run / TOKENIZER).is_dir() and tokenizer_hash(load_tokenizer(run / TOKENIZER)) != manifest.tokenizer_hash:
         raise UserError(
-            f"{config.data}: prepared with another tokenizer than {run} has; prepare it with {run / TOKENIZER}"
+            f"{config.data[0]}: prepared with another tokenizer than {run} has; prepare it with {run / TOKENIZER}"
         )
     return params
 
@@ -91,6 +92,7 @@ class Trainer:
     ):
         self.config, self.mesh, self.checkpoints, self.stop, self.console = config, mesh, checkpoints, stop, console
         self.rows, self.held_out = rows
+        self.shard = Shard(jax.process_index(), jax.process_count())
         self.rate = schedule(config.optimizer, config.steps)
         self.flops, self.peak = step_flops(config), measure_peak(config.compute.dtype)
         special = SpecialTokens(manifest.cls_id, manifest.sep_id, manifest.mask_id)
@@ -149,7 +151,7 @@ class Trainer:
             last, rows = int(state["step"]), ", ".join(map(str, self._rows_of(int(state["step"]))))
             raise RunError(
                 f"{self.config.out}: steps {last - self.config.max_bad_steps + 1} to {last} had a loss or gradient "
-                f"that isn't finite; the last read rows {rows} of {self.config.data}. "
+                f"that isn't finite; the last read rows {rows} of {', '.join(map(str, self.config.data))}. "
                 f"The newest checkpoint is good: go on with a lower optimizer.learning_rate or more warmup_steps"
             )
 
@@ -178,20 +180,22 @@ class Trainer:
     def _steps(self, state: State) -> Iterator[tuple[int, State, Counts]]:
         """Train: after each update its number, the state (given away to the next) and the counts."""
         first = int(state["step"])
-        batches = train_batches(self.rows, self.config.batch_size, self.config.seed, first)
+        config = self.config
+        weights = config.data_weights
+        batches = train_batches(self.rows, config.batch_size, config.seed, first, self.shard, weights)
         with closing(batches):
             for done in range(first + 1, self.config.steps + 1):
-                state, counts = self.step(state, put_batch(next(batches), self.mesh))
+                state, counts = self.step(state, put_rows(next(batches), self.mesh))
                 yield done, state, counts
 
     def _rows_of(self, step: int) -> list[int]:
         """Which rows the batch of a step was made of."""
-        return row_numbers(len(self.rows), self.config.batch_size, self.config.seed, step)
+        return row_numbers(self.rows, self.config.batch_size, self.config.seed, step, self.config.data_weights)
 
     def _evaluate(self, params: Params) -> dict[str, float]:
         """Figures on held-out rows."""
-        batches = eval_batches(self.held_out, self.config.batch_size, self.config.eval_rows)
-        parts = [self.evaluate_batch(params, put_batch(batch, self.mesh), i) for i, batch in enumerate(batches)]
+        batches = eval_batches(self.held_out, self.config.batch_size, self.config.eval_rows, self.shard)
+        parts = [self.evaluate_batch(params, put_rows(batch, self.mesh), i) for i, batch in enumerate(batches)]
         return self._summary(jax.tree.map(lambda *counts: np.sum(counts, axis=0), *jax.device_get(parts)))
 
     def _train_record(self, window: Counts, done: int, clock: Clock) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """The folder of a run: what it was made from, and where its outputs stand.
 
 config.toml     every setting
-manifest.json   of the rows it trains on
+manifest.json   of the rows it trains on; a list, where they are of several folders
 tokenizer/
 checkpoints/    by orbax, one folder a step
 metrics.jsonl   a line a record
@@ -11,12 +11,12 @@ tensorboard/    the same as event files
 import dataclasses
 import shutil
 import tomllib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from electra_jax.config import ModelConfig, PretrainConfig
-from electra_jax.data.manifest import Manifest
+from electra_jax.data.manifest import Manifest, read_manifests, write_manifests
 from electra_jax.errors import UserError
 from electra_jax.files import check_absent, new_folder, write_text
 from electra_jax.presets import parse, to_toml
@@ -32,28 +32,28 @@ FREE |= {"checkpoint_every", "checkpoints_kept", "compute", "mesh", "accumulate"
 FREE |= {"keep_best", "max_time", "distributed"}
 
 
-def open_run(config: PretrainConfig, manifest: Manifest) -> None:
+def open_run(config: PretrainConfig, manifests: Sequence[Manifest]) -> None:
     """Make the folder `config.out`, or check that the run which it holds is this one.
 
     Raises UserError where the folder holds something else, or a run of other settings or data.
     """
     if is_run(config.out):
-        _check_same(config, manifest)
+        _check_same(config, manifests)
         if is_first():
             write_text(config.out / CONFIG, to_toml(config))
         return
     check_absent(config.out)
     wait_for_all("the folder is asked for")  # by all, before one makes it
     if is_first():
-        _make(config, manifest)
+        _make(config, manifests)
     wait_for_all("the folder is made")
 
 
-def _make(config: PretrainConfig, manifest: Manifest) -> None:
+def _make(config: PretrainConfig, manifests: Sequence[Manifest]) -> None:
     with new_folder(config.out) as folder:
         write_text(folder / CONFIG, to_toml(config))
-        manifest.write(folder)
-        shutil.copytree(config.data / TOKENIZER, folder / TOKENIZER)
+        write_manifests(folder, manifests)
+        shutil.copytree(config.data[0] / TOKENIZER, folder / TOKENIZER)
 
 
 def is_run(folder: Path) -> bool:
@@ -101,7 +101,7 @@ def _read_table(run: Path) -> dict[str, Any]:
         raise UserError(f"{run / CONFIG}: not a TOML file: {error}") from None
 
 
-def _check_same(config: PretrainConfig, manifest: Manifest) -> None:
+def _check_same(config: PretrainConfig, manifests: Sequence[Manifest]) -> None:
     """Raise UserError at the first setting that makes `config` another run than the folder's."""
     run = config.out
     table = _read_table(run)
@@ -112,8 +112,9 @@ def _check_same(config: PretrainConfig, manifest: Manifest) -> None:
     before = parse(PretrainConfig, table, str(run / CONFIG))
     for path, old, new in differences(before, config, FREE):
         raise UserError(f"{run}: this run has {path} = {old!r}, not {new!r}; name another folder, or give {old!r}")
-    if Manifest.read(run) != manifest:
-        raise UserError(f"{run}: this run trained on other rows than {config.data} holds; name another folder")
+    if read_manifests(run) != tuple(manifests):
+        data = ", ".join(map(str, config.data))
+        raise UserError(f"{run}: this run trained on other rows than {data} holds; name another folder")
 
 
 def differences(before: Any, now: Any, free: Collection[str], prefix: str = "") -> list[tuple[str, Any, Any]]:

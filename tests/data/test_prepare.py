@@ -26,9 +26,14 @@ def config(corpus: Path, tokenizer_folder: Path, tmp_path: Path) -> PrepareConfi
 
 def real_tokens(folder: Path, split: str, skipped: tuple[int, ...] = ()) -> list[int]:
     """Tokens of all rows in order, those in `skipped` left out."""
-    rows = open_rows(folder, split)  # type: ignore[arg-type]
-    each = (rows[i]["input_ids"][: rows[i]["length"]].tolist() for i in range(len(rows)))
+    rows = every_row(folder, split)
+    each = (ids[:length].tolist() for ids, length in zip(rows["input_ids"], rows["length"], strict=True))
     return [token for row in each for token in row if token not in skipped]
+
+
+def every_row(folder: Path, split: str) -> dict[str, np.ndarray]:
+    rows = open_rows([folder], split)  # type: ignore[arg-type]
+    return rows.take(range(len(rows)))
 
 
 def test_rows_hold_every_token_of_the_text_once(prepared: tuple[Path, Manifest], corpus: Path):
@@ -52,20 +57,21 @@ def test_rows_decode_to_the_text_in_order(prepared: tuple[Path, Manifest], corpu
 
 def test_the_layout_of_rows(prepared: tuple[Path, Manifest]):
     folder, manifest = prepared
-    rows = open_rows(folder, "train")
+    rows = every_row(folder, "train")
+    assert {name: (column.shape[1:], column.dtype) for name, column in rows.items()} == {
+        "input_ids": ((32,), np.uint16),
+        "length": ((), np.int32),
+        "first_length": ((), np.int32),
+    }
     two_segments = 0
-    for i in range(len(rows)):
-        ids, length, first = (rows[i][name] for name in ("input_ids", "length", "first_length"))
-        assert ids.shape == (32,)
-        assert ids.dtype == np.uint16
-        assert (length.dtype, first.dtype) == (np.int32, np.int32)
+    for ids, length, first in zip(*rows.values(), strict=True):
         assert ids[0] == manifest.cls_id
         assert ids[length - 1] == ids[first - 1] == manifest.sep_id
         assert (ids[length:] == manifest.pad_id).all()
         assert (ids[:length] != manifest.pad_id).all()
         assert list(ids).count(manifest.sep_id) == 1 + (first < length)
         two_segments += first < length
-    assert two_segments > len(rows) / 4
+    assert two_segments > len(rows["length"]) / 4
 
 
 def test_the_manifest_counts_what_is_there(prepared: tuple[Path, Manifest], config: PrepareConfig):
@@ -76,7 +82,7 @@ def test_the_manifest_counts_what_is_there(prepared: tuple[Path, Manifest], conf
     tokens = real_tokens(folder, "train")
     assert manifest.train.tokens == len(tokens)
     assert manifest.train.text_tokens == len([t for t in tokens if t not in (manifest.cls_id, manifest.sep_id)])
-    assert manifest.train.rows == len(open_rows(folder, "train"))
+    assert manifest.train.rows == len(open_rows([folder], "train"))
     assert manifest.train.padding_rate == pytest.approx(1 - len(tokens) / manifest.train.rows / 32)
     assert str(folder.parent) not in (folder / "manifest.json").read_text()
 
@@ -93,7 +99,13 @@ def test_the_seed_changes_the_rows(prepared: tuple[Path, Manifest], config: Prep
 def test_datasets_reads_the_rows(prepared: tuple[Path, Manifest]):
     dataset = datasets.load_from_disk(str(prepared[0] / "train"))
     assert dataset.column_names == ["input_ids", "length", "first_length"]
-    assert dataset[3]["input_ids"] == open_rows(prepared[0], "train")[3]["input_ids"].tolist()
+    assert dataset[3]["input_ids"] == every_row(prepared[0], "train")["input_ids"][3].tolist()
+
+
+def test_rows_lie_in_large_chunks(config: PrepareConfig, tmp_path: Path):
+    (tmp_path / "lines.txt").write_text("the dogs jump\n" * 2500)
+    prepare(replace(config, sources=(str(tmp_path / "lines.txt"),), documents="line", held_out=0.0))
+    assert [len(chunk) for chunk in open_rows([config.out], "train").column_chunks("length")] == [2500]
 
 
 def test_repeated_documents_fall_on_one_side(config: PrepareConfig, tmp_path: Path):
@@ -108,22 +120,22 @@ def test_repeated_documents_fall_on_one_side(config: PrepareConfig, tmp_path: Pa
 
 def test_the_share_of_short_and_single_rows_can_be_set(config: PrepareConfig):
     prepare(replace(config, single_segment_prob=1.0, held_out=0.0))
-    rows = open_rows(config.out, "train")
-    assert all(rows[i]["length"] == rows[i]["first_length"] for i in range(len(rows)))
+    rows = every_row(config.out, "train")
+    assert (rows["length"] == rows["first_length"]).all()
 
 
 def test_nothing_held_out(config: PrepareConfig):
     manifest = prepare(replace(config, held_out=0.0))
-    assert (manifest.eval.documents, manifest.eval.rows, len(open_rows(config.out, "eval"))) == (0, 0, 0)
+    assert (manifest.eval.documents, manifest.eval.rows, len(open_rows([config.out], "eval"))) == (0, 0, 0)
 
 
 def test_special_tokens_in_a_text_are_text(config: PrepareConfig, tmp_path: Path):
     (tmp_path / "bert.txt").write_text("the dogs [MASK] jump [SEP] over [PAD] lazy dogs " * 20)
     prepare(replace(config, sources=(str(tmp_path / "bert.txt"),), held_out=0.0, max_unk_rate=1.0))
     tokenizer = load_tokenizer(config.tokenizer)
-    rows = open_rows(config.out, "train")
-    for i in range(len(rows)):
-        inner = rows[i]["input_ids"][1 : rows[i]["first_length"] - 1]
+    rows = every_row(config.out, "train")
+    for ids, first in zip(rows["input_ids"], rows["first_length"], strict=True):
+        inner = ids[1 : first - 1]
         assert not {tokenizer.mask_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id} & set(inner.tolist())
 
 
@@ -133,7 +145,7 @@ def test_a_large_vocabulary_takes_wider_ids(config: PrepareConfig, corpus: Path,
     tokens += "".join(f"{number:x}q\n" for number in range(70_000))
     (tmp_path / "tokenizer" / "vocab.txt").write_text(tokens, encoding="utf-8")
     prepare(replace(config, tokenizer=str(tmp_path / "tokenizer"), sources=(str(corpus),)))
-    assert open_rows(config.out, "train")[0]["input_ids"].dtype == np.uint32
+    assert every_row(config.out, "train")["input_ids"].dtype == np.uint32
 
 
 def test_chinese_is_split_into_characters(config: PrepareConfig, tmp_path: Path):
@@ -189,7 +201,7 @@ def test_the_environment_is_as_before(config: PrepareConfig, monkeypatch: pytest
 
 def test_a_folder_that_is_not_prepared(tmp_path: Path, prepared: tuple[Path, Manifest]):
     with pytest.raises(UserError, match="not a folder that `electra-jax prepare` wrote"):
-        open_rows(tmp_path, "train")
+        open_rows([tmp_path], "train")
     path = tmp_path / "manifest.json"
     for content, complaint in (
         ("{", "damaged"),
@@ -202,7 +214,7 @@ def test_a_folder_that_is_not_prepared(tmp_path: Path, prepared: tuple[Path, Man
             Manifest.read(tmp_path)
     path.write_bytes((prepared[0] / "manifest.json").read_bytes())
     with pytest.raises(UserError, match="the rows can't be read"):
-        open_rows(tmp_path, "train")
+        open_rows([tmp_path], "train")
 
 
 def test_the_summary(prepared: tuple[Path, Manifest]):

@@ -49,7 +49,7 @@ def test_license_and_language_are_there_when_given() -> None:
 
 
 def test_the_hub_library_parses_it() -> None:
-    parsed = ModelCard(card("generator", manifest=MANIFEST, recipe=RECIPE, curve=CURVE))
+    parsed = ModelCard(card("generator", manifests=[MANIFEST], recipe=RECIPE, curve=CURVE))
 
     assert parsed.data.library_name == "transformers"
     assert parsed.text.lstrip().startswith("# someone/model\n")
@@ -71,12 +71,21 @@ def test_without_a_run_only_the_model_is_described() -> None:
 
 
 def test_data() -> None:
-    text = card(manifest=MANIFEST)
+    text = card(manifests=[MANIFEST])
 
     assert "Sources: `wiki.txt`, `wikimedia/wikipedia`" in text
     assert "someone/texts" not in text  # where it lay on a machine is nobody's business
     assert ["documents", "1,234"] in table(text, "Data")
     assert ["share of [UNK]", "0.050%"] in table(text, "Data")
+
+
+def test_data_of_several_folders_are_added_up() -> None:
+    text = card(manifests=[MANIFEST, MANIFEST | {"sources": ["more.txt"], "train": MANIFEST["train"] | {"rows": 1000}}])
+
+    assert "Sources: `wiki.txt`, `wikimedia/wikipedia`, `more.txt`" in text
+    assert ["rows", "6,678"] in table(text, "Data")
+    assert ["share of [UNK]", "0.050%"] in table(text, "Data")
+    assert ["tokens in a row", "128"] in table(text, "Data")
 
 
 def test_recipe_is_given_as_it_was() -> None:

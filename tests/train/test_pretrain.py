@@ -2,6 +2,7 @@
 
 import math
 import shutil
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,12 +10,15 @@ import jax
 import micro
 import numpy as np
 import pytest
+import tomli_w
 
 from electra_jax.config import ComputeConfig, PrepareConfig, PretrainConfig
+from electra_jax.data.manifest import Manifest, read_manifests
 from electra_jax.data.prepare import prepare
 from electra_jax.errors import UserError
 from electra_jax.hub.names import flat
 from electra_jax.hub.pretrained import Discriminator, Generator
+from electra_jax.presets import to_toml
 from electra_jax.train.convert import export, import_pretrained
 from electra_jax.train.pretrain import pretrain
 from electra_jax.train.run import restore_params
@@ -138,8 +142,9 @@ def test_tensorboard_holds_the_same_figures(finished: PretrainConfig) -> None:
 
 
 def test_a_run_keeps_what_it_was_made_from(finished: PretrainConfig) -> None:
-    assert (finished.out / "manifest.json").read_bytes() == (finished.data / "manifest.json").read_bytes()
-    assert micro.files(finished.out / "tokenizer") == micro.files(finished.data / "tokenizer")
+    (data,) = finished.data
+    assert (finished.out / "manifest.json").read_bytes() == (data / "manifest.json").read_bytes()
+    assert micro.files(finished.out / "tokenizer") == micro.files(data / "tokenizer")
 
 
 def test_a_killed_run_goes_on_to_the_same_bits(
@@ -214,10 +219,10 @@ def test_an_interrupted_run_can_be_resumed_without_the_folder_it_started_from(
 
 
 def test_rows_that_cannot_be_read_are_told_before_anything_is_written(finished: PretrainConfig, tmp_path: Path) -> None:
-    shutil.copytree(finished.data, tmp_path / "rows")
+    shutil.copytree(finished.data[0], tmp_path / "rows")
     shutil.rmtree(tmp_path / "rows" / "train")
     with pytest.raises(UserError, match=r"rows/train: the rows can't be read"):
-        pretrain(replace(finished, data=tmp_path / "rows", out=tmp_path / "run"))
+        pretrain(replace(finished, data=(tmp_path / "rows",), out=tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
@@ -241,8 +246,58 @@ def test_settings_that_no_run_can_have(
 def test_nothing_held_out(finished: PretrainConfig, text: Path, tokenizer: Path, tmp_path: Path) -> None:
     rows = tmp_path / "rows"
     prepare(PrepareConfig((str(text),), str(tokenizer), rows, length=micro.LENGTH, held_out=0.0))
-    assert pretrain(replace(finished, data=rows, out=tmp_path / "run")) == {}
+    assert pretrain(replace(finished, data=(rows,), out=tmp_path / "run")) == {}
     assert {line["kind"] for line in micro.records(tmp_path / "run")} == {"train"}
+
+
+@pytest.fixture(scope="module")
+def mixture(finished: PretrainConfig, tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> PretrainConfig:
+    """Settings of a run on the finished run's rows and on others."""
+    folder = tmp_path_factory.mktemp("more")
+    (folder / "text.txt").write_text(micro.make_text(seed=1, documents=60))
+    sources = (str(folder / "text.txt"),)
+    prepare(PrepareConfig(sources, str(tokenizer), folder / "rows", length=micro.LENGTH, held_out=0.2))
+    return replace(finished, data=(*finished.data, folder / "rows"), data_weights=(0.25, 0.75), out=folder / "run")
+
+
+def test_a_mixture_is_resumed_to_the_same_bits(mixture: PretrainConfig, tmp_path: Path) -> None:
+    steady = replace(mixture.optimizer, power=0.0)  # at each step the same rate, however many there are
+    whole, stopped = (replace(mixture, out=tmp_path / name, optimizer=steady) for name in ("whole", "stopped"))
+    pretrain(whole)
+    pretrain(replace(stopped, steps=10))
+
+    pretrain(stopped)
+
+    assert micro.equal_bits(micro.saved_state(stopped.out, 20), micro.saved_state(whole.out, 20))
+    assert micro.records(stopped.out)[-2:] == micro.records(whole.out)[-2:]
+
+
+def test_a_run_on_a_mixture_keeps_the_manifest_of_each_folder(mixture: PretrainConfig, tmp_path: Path) -> None:
+    config = replace(mixture, out=tmp_path / "run", steps=1)
+    pretrain(config)
+
+    assert read_manifests(config.out) == tuple(Manifest.read(folder) for folder in mixture.data)
+    with pytest.raises(UserError, match=r"this run trained on other rows than .*rows, .*rows holds"):
+        pretrain(replace(config, data=mixture.data[::-1]))
+    folder, _ = export(config.out, tmp_path / "export")
+    assert "`text.txt`, `text.txt`" in (folder / "README.md").read_text()
+
+
+def test_a_mixture_is_another_run_than_its_first_folder(
+    finished: PretrainConfig, mixture: PretrainConfig, tmp_path: Path
+) -> None:
+    run = copy_of(finished, tmp_path).out
+    with pytest.raises(UserError, match=r"this run has data_weights = \(\), not \(0.25, 0.75\)"):
+        pretrain(replace(mixture, out=run))
+    with pytest.raises(UserError, match=r"this run trained on other rows than .*rows, .*rows holds"):
+        pretrain(replace(mixture, out=run, data_weights=()))
+
+
+def test_a_run_that_names_its_folder_outside_a_list_goes_on(finished: PretrainConfig, tmp_path: Path) -> None:
+    config = copy_of(finished, tmp_path)
+    table = tomllib.loads(to_toml(config))
+    (config.out / "config.toml").write_text(tomli_w.dumps(table | {"data": table["data"][0]}))
+    assert pretrain(config)["step"] == 20
 
 
 def test_a_tied_pair_is_exported_as_two_whole_models(finished: PretrainConfig, tmp_path: Path) -> None:
