@@ -17,6 +17,22 @@ INTERRUPTED = 130  # what a shell gives for SIGINT
 
 
 @dataclass(frozen=True)
+class PlanArguments:
+    """What a run would take, from the compiled step; nothing is trained."""
+
+    config: str
+    """TOML file, or name of a preset."""
+    memory: str = "80GB"
+    """Of a device."""
+    mesh: str | None = None
+    """data=8, or data=2,fsdp=4. On a CPU, for as many virtual devices."""
+    peak_tflops: float = 312.0
+    """Of a device; 312 is an A100's in bfloat16."""
+    utilisation: float = 0.4
+    """Share of the peak that training reaches."""
+
+
+@dataclass(frozen=True)
 class ExportArguments:
     """A run to two folders that transformers loads."""
 
@@ -122,6 +138,20 @@ def pretrain(arguments: Sequence[str], console: Console) -> None:
         raise
 
 
+def plan(arguments: Sequence[str], console: Console) -> None:
+    """Tell what a run would take: memory, largest batch, communication, time."""
+    given = tyro.cli(PlanArguments, args=arguments, prog="electra-jax plan")
+
+    from electra_jax.presets import load_config
+    from electra_jax.report.progress import table
+    from electra_jax.train.plan import describe, plan, virtual_devices
+
+    config = load_config(given.config, data=Path("data"), out=Path("out"), mesh=given.mesh)
+    virtual_devices(given.mesh)
+    found = plan(config, given.memory, given.peak_tflops * 1e12, given.utilisation)
+    console.print(table(given.config, describe(found, given.memory, given.utilisation)))
+
+
 def export(arguments: Sequence[str], console: Console) -> None:
     """Write a run's discriminator and generator as Hugging Face folders."""
     from electra_jax.train.convert import export
@@ -200,6 +230,7 @@ def _print_skipped(console: Console, skipped: Sequence[str]) -> None:
 COMMANDS: dict[str, Callable[[Sequence[str], Console], None]] = {
     "vocab": vocab,
     "prepare": prepare,
+    "plan": plan,
     "pretrain": pretrain,
     "export": export,
     "import": import_,

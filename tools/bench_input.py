@@ -32,7 +32,7 @@ from tyro.conf import Positional
 from electra_jax.config import PretrainConfig
 from electra_jax.data.batches import open_rows, train_batches
 from electra_jax.data.manifest import Manifest, SplitManifest
-from electra_jax.data.rows import ROWS_IN_CHUNK, row_features
+from electra_jax.data.rows import ROWS_IN_CHUNK, id_dtype, row_features
 from electra_jax.presets import load_config
 
 CHUNKS_IN_FILE = 100
@@ -138,11 +138,13 @@ def stepper(config: PretrainConfig) -> Callable[[int], None]:
     import jax  # here, for the process that only opens rows to be without it
 
     from electra_jax.objectives.masking import SpecialTokens
+    from electra_jax.train.sharding import make_mesh
     from electra_jax.train.step import init_params, init_state, make_step
 
     with closing(train_batches(open_rows(config.data, "train"), config.batch_size, config.seed)) as batches:
         batch = jax.device_put(next(batches))
-    step = jax.jit(make_step(config, SpecialTokens(CLS, SEP, MASK)), donate_argnums=0)
+    mesh = make_mesh(None, config.batch_size)
+    step = jax.jit(make_step(config, SpecialTokens(CLS, SEP, MASK), mesh), donate_argnums=0)
     state = init_state(config, jax.jit(init_params, static_argnums=0)(config))
 
     def run(steps: int) -> None:
@@ -165,7 +167,7 @@ def write_folder(folder: Path, config: PretrainConfig, tokens: int) -> None:
 
 def write_split(folder: Path, config: PretrainConfig, chunks: int) -> SplitManifest:
     """Write the rows. Files and chunks are those of `save_to_disk`, which would take minutes."""
-    features = row_features(config.length, config.model.vocab_size)
+    features = row_features(config.length, id_dtype(config.model.vocab_size))
     chunk = made_up_rows(features, config)
     Dataset(pa.table(chunk)).cast(features).save_to_disk(folder)  # for what lies beside the rows
     (folder / "data-00000-of-00001.arrow").unlink()

@@ -11,9 +11,8 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from electra_jax.config import PrepareConfig
-from electra_jax.data.rows import id_dtype
 from electra_jax.data.builder import Row, build_rows
-from electra_jax.data.rows import COLUMNS
+from electra_jax.data.rows import COLUMNS, id_dtype
 
 SENTENCES_AT_ONCE = 256
 """Few, because an encoding takes some hundred bytes a token until its ids are taken out."""

@@ -1,0 +1,80 @@
+"""What a run would take, told before it: against the compiled step itself."""
+
+from pathlib import Path
+
+import micro
+import pytest
+
+from electra_jax import cli
+from electra_jax.errors import UserError
+from electra_jax.train.plan import collectives, compile_step, memory_of, parse_memory, plan, replace_rows
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+def test_the_largest_batch_fits_and_a_larger_one_does_not(rows: Path) -> None:
+    config = micro.make_config(rows, Path("out"))
+    found = plan(config, "20MB", peak=1e12, utilisation=0.5)
+
+    at = memory_of(compile_step(replace_rows(config, found.rows))).total
+    above = memory_of(compile_step(replace_rows(config, round(found.rows * 1.1)))).total
+    assert 0.9 * 20e6 < at < 1.03 * 20e6  # buffers are laid out anew for each size
+    assert above > 20e6
+
+
+def test_time_follows_from_steps_flops_and_peak(rows: Path) -> None:
+    config = micro.make_config(rows, Path("out"), steps=1000)
+    found = plan(config, "1GB", peak=1e9, utilisation=0.5)
+    assert found.days * 24 * 3600 == pytest.approx(1000 * found.flops / 0.5e9)
+    assert (found.devices, found.moved, found.least_moved, found.tokens) == (1, 0, 0, 8 * micro.LENGTH)
+
+
+def test_no_memory_holds_no_row(rows: Path) -> None:
+    assert plan(micro.make_config(rows, Path("out")), "1KB", peak=1e9, utilisation=0.5).rows == 0
+
+
+@pytest.mark.parametrize(("text", "size"), [("80GB", 80 * 10**9), ("1.5 MiB", 1.5 * 2**20), ("7KB", 7000)])
+def test_sizes(text: str, size: float) -> None:
+    assert parse_memory(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "80", "GB", "-1GB", "0GB", "80gb", "80 GB or so"])
+def test_what_is_no_size_is_told(text: str) -> None:
+    with pytest.raises(UserError, match=r"memory: .* is no size"):
+        parse_memory(text)
+
+
+@pytest.mark.parametrize(
+    ("line", "moved"),
+    [
+        ("%a = f32[8,4]{1,0} all-reduce(%x), replica_groups=[1,8]<=[8]", 2 * 128 * 7 / 8),
+        ("%a = (f32[8]{0}, /*index=5*/bf16[4]{0}) all-reduce-start(%x, %y), replica_groups=[2,4]<=[8]", 2 * 40 * 3 / 4),
+        ("ROOT %a = s32[16]{0} all-gather(%x), replica_groups={{0,1},{2,3}}, dimensions={0}", 64 / 2),
+        ("%a = f32[2,4]{1,0} reduce-scatter(%x), replica_groups=mesh['data'=2,'fsdp'=4] {'fsdp'}", 32 * 4 * 3 / 4),
+    ],
+)
+def test_bytes_that_a_collective_moves(line: str, moved: float) -> None:
+    (found,) = collectives(line)
+    assert found.moved == moved
+
+
+def test_a_line_without_a_collective_moves_nothing() -> None:
+    assert not list(collectives("%b = f32[8]{0} add(%all-reduce.1, %all-gather)"))
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["--memory", "lots"], "memory: 'lots' is no size"),
+        (["--mesh", "rows=8"], "mesh: 'rows=8' is no list of axes"),
+    ],
+)
+def test_a_plan_of_what_is_no_plan(options: list[str], line: str, preset: Path, fail: micro.Failing) -> None:
+    assert line in fail("plan", "--config", preset, *options)
+
+
+def test_the_command_prints_the_plan(preset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["plan", "--config", str(preset), "--memory", "16GB"])
+    printed = capsys.readouterr().err
+    assert "rows in 16GB" in printed
+    assert "128 tokens" in printed
