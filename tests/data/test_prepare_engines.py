@@ -92,7 +92,7 @@ def kill_amid(process: subprocess.Popen[bytes], out: Path) -> dict[str, tuple[in
 
 def assert_same_rows(folder: Path, other: Path) -> None:
     for split in ("train", "eval"):
-        one, two = (open_rows(path, split) for path in (folder, other))  # type: ignore[arg-type]
+        one, two = (open_rows([path], split) for path in (folder, other))  # type: ignore[arg-type]
         for name in COLUMNS:
             np.testing.assert_array_equal(*(np.concatenate(rows.column_chunks(name)) for rows in (one, two)))
 
@@ -211,7 +211,7 @@ def test_a_shard_without_rows(config: PrepareConfig, tmp_path: Path):
     (tmp_path / "some.txt").write_text("\u0007 \u0008\n\nthe dogs jump\n\n\u0007\n", encoding="utf-8")
     manifest = prepare(replace(config, sources=(str(tmp_path / "some.txt"),), held_out=0.0, shard_characters=1))
     assert (manifest.train.documents, manifest.train.rows, len(shard_files(config.out))) == (3, 1, 4)
-    assert len(open_rows(config.out, "train")) == 1
+    assert len(open_rows([config.out], "train")) == 1
 
 
 @needs_ray

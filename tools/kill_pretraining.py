@@ -1,0 +1,136 @@
+"""Pretraining that is killed (kill -9) at random moments, again and again, against one that is not.
+
+    python tools/kill_pretraining.py ROWS FOLDER [--kills 20 --steps 400 --config tiny ...]
+
+After each kill the newest checkpoint must be whole, and no older than before. In the end both runs must have the same
+parameters, optimiser state and metrics to the last bit: then no row was skipped or read twice either. Checkpoints are
+made so often that most kills fall into a save.
+"""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tyro
+from tyro.conf import Positional
+
+from electra_jax.hub.names import flat
+from electra_jax.train.checkpoint import Checkpoints
+from electra_jax.train.run import restore_params
+
+SPEED = ("tokens_per_second", "peak_share")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What is killed, and how often."""
+
+    rows: Positional[Path]
+    """A folder that `electra-jax prepare` wrote."""
+    folder: Positional[Path]
+    """A new folder for both runs."""
+    kills: int = 20
+    steps: int = 400
+    checkpoint_every: int = 3
+    config: str = "tiny"
+    options: tuple[str, ...] = ()
+    """More of the command's, as --batch-size=8."""
+    seed: int = 0
+
+
+def main(arguments: Arguments) -> None:
+    """Run both, kill one, compare."""
+    whole, killed = arguments.folder / "whole", arguments.folder / "killed"
+    start = time.perf_counter()
+    finish(arguments, whole)
+    rng, longest, newest = random.Random(arguments.seed), time.perf_counter() - start, 0
+    for kill in range(arguments.kills):
+        moment = rng.uniform(0, longest / 2)
+        if not kill_after(arguments, killed, moment):
+            sys.exit(f"the run ended before kill {kill + 1}; give more --steps")
+        before, newest = newest, newest_checkpoint(killed)
+        print(f"kill {kill + 1} after {moment:.1f} s: checkpoint {newest}", flush=True)
+        if newest < before:
+            sys.exit(f"{killed}: checkpoint {before} is lost")
+    finish(arguments, killed)
+    compare(whole, killed, arguments.steps)
+    same = f"parameters, optimizer state and metrics of step {arguments.steps} are the same bits"
+    print(f"{arguments.kills} kills: {same}")
+
+
+def run(arguments: Arguments, out: Path) -> subprocess.Popen[str]:
+    """Start the command; it goes on where the last one was killed."""
+    options = ["--config", arguments.config, "--data", str(arguments.rows), "--out", str(out)]
+    options += ["--steps", str(arguments.steps), "--checkpoint-every", str(arguments.checkpoint_every)]
+    options += ["--log-every", "1", *arguments.options]
+    command = [sys.executable, "-m", "electra_jax", "pretrain", *options]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+
+def finish(arguments: Arguments, out: Path) -> None:
+    """Run to the end."""
+    process = run(arguments, out)
+    written = process.communicate()[1]
+    if process.returncode:
+        sys.exit(written)
+
+
+def kill_after(arguments: Arguments, out: Path, seconds: float) -> bool:
+    """Kill the run at that moment; False where it ended before."""
+    process = run(arguments, out)
+    try:
+        written = process.communicate(timeout=seconds)[1]
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        return True
+    if process.returncode:
+        sys.exit(written)
+    return False
+
+
+def newest_checkpoint(out: Path) -> int:
+    """The step of the newest checkpoint, which must be readable as a whole; 0 where there is none yet."""
+    if not (out / "checkpoints").is_dir():
+        return 0
+    with Checkpoints(out / "checkpoints") as checkpoints:
+        step = checkpoints.latest()
+    return 0 if step is None else len(saved(out, step)) and step
+
+
+def saved(out: Path, step: int) -> dict[str, np.ndarray]:
+    """Every array of a checkpoint."""
+    restore_params(out, step)
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    with Checkpoints(out / "checkpoints") as checkpoints:
+        shapes = dict(checkpoints.manager.item_metadata(step)["state"])
+        places = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=here), shapes)
+        return {path: np.asarray(leaf) for path, leaf in flat(checkpoints.restore(step, places)).items()}
+
+
+def metrics(out: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl without the figures of speed."""
+    lines = map(json.loads, (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    return [{name: value for name, value in line.items() if name not in SPEED} for line in lines]
+
+
+def compare(whole: Path, killed: Path, step: int) -> None:
+    """End with what differs, if anything does."""
+    left, right = saved(whole, step), saved(killed, step)
+    differing = [path for path in left.keys() | right.keys() if left[path].tobytes() != right[path].tobytes()]
+    if differing:
+        sys.exit(f"arrays that differ after the kills: {', '.join(sorted(differing))}")
+    if metrics(whole) != metrics(killed):
+        sys.exit("the metrics differ after the kills")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments))
