@@ -1,5 +1,8 @@
 """Checkpoints by orbax: saved while training goes on, whole or not at all."""
 
+import contextlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +11,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 
-from electra_jax.errors import UserError
+from electra_jax.errors import RunError, UserError
 from electra_jax.train.optimizer import Params
 
 
@@ -34,8 +37,18 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self.manager.close()  # waits for a save under way
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        with self._told() if kind is None else contextlib.suppress(Exception):
+            self.manager.close()  # waits for a save under way
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Tell of a save that fails in one line; earlier checkpoints are whole: one is renamed when it is done."""
+        try:
+            yield
+        except Exception as error:  # whatever the file system and its libraries have
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise RunError(f"{self.folder}: a checkpoint can't be saved; earlier ones are whole: {lines[0]}") from error
 
     def latest(self) -> int | None:
         """The newest step, or None."""
@@ -46,7 +59,8 @@ class Checkpoints:
         if step not in self.manager.all_steps():
             items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave({"step": step}))
             metrics = None if score is None else {"score": score, "step": step}
-            self.manager.save(step, args=items, metrics=metrics)
+            with self._told():  # of this one, or the last, which was saved while training went on
+                self.manager.save(step, args=items, metrics=metrics)
 
     def restore(self, step: int, abstract_state: Any) -> Any:
         """The state of `step`, in the shapes, dtypes and places of `abstract_state`."""

@@ -1,8 +1,9 @@
 """A pretraining run, from prepared rows to checkpoints."""
 
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -39,8 +40,17 @@ def pretrain(config: PretrainConfig, console: Console | None = None) -> dict[str
     for settings or data that don't fit each other.
     """
     join(config.distributed)
-    with ending_together():
+    with ending_together(), told(config.out):
         return _pretrain(config, (console or Console(stderr=True)) if is_first() else Console(quiet=True))
+
+
+@contextmanager
+def told(run: Path) -> Iterator[None]:
+    """A file of the run that can't be written, as on a full disk, is told in one line."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{run}: can't be written: {error.strerror}; the checkpoints in it are whole") from error
 
 
 def _pretrain(config: PretrainConfig, console: Console) -> dict[str, float]:

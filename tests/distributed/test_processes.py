@@ -1,0 +1,112 @@
+"""Several processes end together: told to stop, killed, frozen, or wrongly started; and a disk that is full."""
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import micro
+import pytest
+from test_meshes import command, settings, start, two_processes
+
+from electra_jax.config import PretrainConfig
+from electra_jax.train.run import restore_params
+
+LOST = 10  # seconds without a sign of life
+
+
+def endless(rows: Path, folder: Path) -> PretrainConfig:
+    steps = 1_000_000
+    return settings(rows, folder / "run", steps=steps, checkpoint_every=steps, eval_every=steps)
+
+
+def wait_for_steps(run: Path, *processes: subprocess.Popen[str], steps: int = 1) -> None:
+    end = time.monotonic() + 200
+    while not (run / "metrics.jsonl").exists() or len(micro.records(run)) < steps:
+        for process in processes:
+            assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def saved_steps(run: Path) -> list[int]:
+    return sorted(int(path.name) for path in (run / "checkpoints").iterdir() if path.name.isdecimal())
+
+
+@pytest.fixture
+def pair(rows: Path, tmp_path: Path) -> tuple[Path, subprocess.Popen[str], subprocess.Popen[str]]:
+    """A run of two processes, in training."""
+    config = endless(rows, tmp_path)
+    first, second = two_processes(config, tmp_path, 1, "--distributed.timeout", str(LOST))
+    wait_for_steps(config.out, first, second)
+    return config.out, first, second
+
+
+def test_sigterm_to_one_process_saves_and_stops_both(
+    pair: tuple[Path, subprocess.Popen[str], subprocess.Popen[str]],
+) -> None:
+    run, first, second = pair
+    second.send_signal(signal.SIGTERM)
+    written = first.communicate(timeout=120)[1]
+    second.communicate(timeout=120)
+    (step,) = saved_steps(run)
+    assert (first.returncode, second.returncode) == (75, 75)
+    assert f"saved at step {step}; run the same command again to go on" in written
+    assert restore_params(run)[0] == step
+
+
+@pytest.mark.parametrize("loss", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_process_that_is_lost_ends_the_other(
+    loss: signal.Signals, pair: tuple[Path, subprocess.Popen[str], subprocess.Popen[str]]
+) -> None:
+    _, first, second = pair
+    second.send_signal(loss)
+    written = first.communicate(timeout=LOST + 60)[1]
+    assert first.returncode not in (0, 75)
+    assert re.search(r"process|task|peer", written, re.IGNORECASE)
+    second.kill()
+    second.communicate()
+
+
+@pytest.mark.parametrize("options", [["process", "0"], ["coordinator", "localhost:1"]])
+def test_half_a_meeting_is_told(options: list[str], rows: Path, tmp_path: Path) -> None:
+    name, value = options
+    process = start(command(endless(rows, tmp_path), tmp_path, f"--distributed.{name}", value), 1)
+    written = process.communicate(timeout=120)[1]
+    assert process.returncode == 2
+    line = "distributed: coordinator, processes and process go together; or give cluster alone"
+    assert micro.complaint("pretrain", written.splitlines(keepends=True)[-1]) == line
+    assert not (tmp_path / "run").exists()
+
+
+FULL_DISK = """
+import resource, signal, sys
+from electra_jax.cli import main
+
+def fill(*_):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, resource.RLIM_INFINITY))
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write then fails, as on a disk that is full
+signal.signal(signal.SIGUSR1, fill)
+main(sys.argv[1:])
+"""
+
+
+def test_a_full_disk_loses_no_earlier_checkpoint(rows: Path, tmp_path: Path) -> None:
+    changes = {"steps": 1_000_000, "log_every": 10_000, "checkpoint_every": 20, "checkpoints_kept": 1}
+    config = settings(rows, tmp_path / "run", **changes)
+    arguments = command(config, tmp_path)[3:]
+    process = start([sys.executable, "-c", FULL_DISK, *arguments], 1)
+    end = time.monotonic() + 200
+    while not (config.out / "checkpoints" / "20").is_dir():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    process.send_signal(signal.SIGUSR1)
+    written = process.communicate(timeout=120)[1]
+    assert process.returncode == 1
+    assert "can't be saved" in written.splitlines()[-1], written
+    step, _ = restore_params(config.out)
+    assert step == saved_steps(config.out)[-1]
