@@ -24,8 +24,8 @@ ABOUT = """# Memory of a device
 
 By `python tools/memory_table.py`, from XLA's memory analysis of the train step, compiled from shapes alone for eight
 devices: float32, Adam, no remat, layers scanned, at each preset's own length. Compiled for CPU devices, so what a row
-takes is an estimate of a GPU's; parameters and optimizer state are exact. "Rows" are the most of a device and accumulated
-part (`batch_size` / devices / `accumulate`) that fit.
+takes is an estimate of a GPU's; parameters and optimizer state are exact. "Rows" are the most of a device and
+accumulated part (`batch_size` / devices / `accumulate`) that fit.
 
 """
 

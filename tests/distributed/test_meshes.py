@@ -33,13 +33,17 @@ def command(config: PretrainConfig, folder: Path, *options: str) -> list[str]:
     return [sys.executable, "-m", "electra_jax", "pretrain", "--config", str(preset), *options]
 
 
-def start(arguments: list[str], devices: int) -> subprocess.Popen[str]:
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "COLUMNS": "200",
-    }
+def start(arguments: list[str], devices: int, **variables: str) -> subprocess.Popen[str]:
+    environment = (
+        os.environ
+        | variables
+        | {
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+            "COLUMNS": "200",
+        }
+    )
     return subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, text=True)
 
 

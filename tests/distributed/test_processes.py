@@ -5,11 +5,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import micro
 import pytest
-from test_meshes import command, settings, start, two_processes
+from test_meshes import command, finish, settings, start, two_processes
 
 from electra_jax.config import PretrainConfig
 from electra_jax.train.run import restore_params
@@ -68,6 +69,29 @@ def test_a_process_that_is_lost_ends_the_other(
     assert re.search(r"process|task|peer", written, re.IGNORECASE)
     second.kill()
     second.communicate()
+
+
+def slurm(process: int) -> dict[str, str]:
+    """What srun sets for a process of two."""
+    place = {"SLURM_PROCID": str(process), "SLURM_LOCALID": str(process), "SLURM_STEP_NODELIST": "localhost"}
+    return place | {"SLURM_JOB_ID": "1234", "SLURM_NTASKS": "2"}
+
+
+def open_mpi(process: int) -> dict[str, str]:
+    """What mpirun sets for a process of two."""
+    place = {"OMPI_COMM_WORLD_RANK": str(process), "OMPI_COMM_WORLD_LOCAL_RANK": str(process)}
+    return place | {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://127.0.0.1:34911"}
+
+
+@pytest.mark.parametrize("launcher", [slurm, open_mpi])
+def test_a_cluster_says_who_the_others_are(
+    launcher: Callable[[int], dict[str, str]], rows: Path, tmp_path: Path
+) -> None:
+    config = settings(rows, tmp_path / "run", steps=2, eval_every=2, checkpoint_every=2)
+    arguments = command(config, tmp_path, "--distributed.cluster")
+    written, _ = finish(*(start(arguments, 1, **launcher(process)) for process in (0, 1)))
+    assert "2 x cpu" in written
+    assert saved_steps(config.out) == [2]
 
 
 @pytest.mark.parametrize("options", [["process", "0"], ["coordinator", "localhost:1"]])
