@@ -115,7 +115,7 @@ def test_a_file_that_is_no_toml(tmp_path: Path, content: bytes) -> None:
 
 
 def test_a_preset_that_is_not_there() -> None:
-    with pytest.raises(UserError, match=r"no-such: no such file; presets are base, base-pp, .*tiny"):
+    with pytest.raises(UserError, match=r"no-such: no such file; presets are base, base-lamb-phase1, .*tiny"):
         read_fields("no-such")
 
 

@@ -19,13 +19,14 @@ from electra_jax.train.plan import Plan, parse_memory, plan, virtual_devices
 
 PRESETS = ("small", "base", "large")
 MESHES = ("data=8", "data=2,fsdp=4", "fsdp=8")
+BATCHES = (8, 32, 128)  # rows of a device at once
 MEMORIES = ("16GB", "24GB", "40GB", "80GB")
 ABOUT = """# Memory of a device
 
 By `python tools/memory_table.py`, from XLA's memory analysis of the train step, compiled from shapes alone for eight
 devices: float32, Adam, no remat, layers scanned, at each preset's own length. Compiled for CPU devices, so what a row
-takes is an estimate of a GPU's; parameters and optimizer state are exact. "Rows" are the most of a device and
-accumulated part (`batch_size` / devices / `accumulate`) that fit.
+takes is an estimate of a GPU's; parameters and optimizer state are exact. "8 rows" are all bytes of a device that
+computes so many at once (`batch_size` / devices / `accumulate`), "rows in 16GB" the most that fit.
 
 """
 
@@ -44,7 +45,8 @@ def main(arguments: Arguments) -> None:
     if arguments.cell is not None:
         print(json.dumps(take(*arguments.cell)))
         return
-    head = ["preset, length", "mesh", "parameters and optimizer", "a row", *(f"rows in {size}" for size in MEMORIES)]
+    head = ["preset, length", "mesh", "parameters and optimizer", *(f"{rows} rows" for rows in BATCHES)]
+    head += [f"rows in {size}" for size in MEMORIES]
     lines = [" | ".join(head), " | ".join("---" for _ in head)]
     for preset in PRESETS:
         for mesh in MESHES:
@@ -57,9 +59,9 @@ def line(preset: str, mesh: str) -> list[str]:
     """A preset's row of the table for a mesh."""
     command = [sys.executable, __file__, "--cell", preset, mesh]
     found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    sizes = [found["state"], *(found["fixed"] + rows * found["row"] for rows in BATCHES)]
     rows = [f"{(parse_memory(memory) - found['fixed']) // found['row']:,}" for memory in MEMORIES]
-    state = f"{found['state'] / 1e9:.3f} GB"
-    return [f"{preset}, {found['length']}", f"`{mesh}`", state, f"{found['row'] / 1e6:.0f} MB", *rows]
+    return [f"{preset}, {found['length']}", f"`{mesh}`", *(f"{size / 1e9:.3f} GB" for size in sizes), *rows]
 
 
 def take(preset: str, mesh: str) -> dict[str, int]:

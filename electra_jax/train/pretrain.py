@@ -50,7 +50,9 @@ def told(run: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RunError(f"{run}: can't be written: {error.strerror}; the checkpoints in it are whole") from error
+        raise RunError(
+            f"{run}: can't be written: {error.strerror or error}; the checkpoints in it are whole"
+        ) from error
 
 
 def _pretrain(config: PretrainConfig, console: Console) -> dict[str, float]:

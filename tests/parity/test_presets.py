@@ -9,7 +9,7 @@ import torch
 from flax import nnx
 from transformers import ElectraForMaskedLM, ElectraForPreTraining
 
-from electra_jax.config import ModelConfig, PretrainConfig, TowerConfig
+from electra_jax.config import ModelConfig, OptimizerConfig, PretrainConfig, TowerConfig
 from electra_jax.hub.configs import to_hf
 from electra_jax.hub.names import Kind, tensors
 from electra_jax.model import Electra
@@ -34,6 +34,11 @@ PRESETS = {
     "chinese-base": (21128, 768, BASE, (12, 192, 3, 768), 15, 512, 2e-4, 256, 1_000_000),
     "chinese-large": (21128, 1024, LARGE, (24, 256, 4, 1024), 15, 512, 1e-4, 96, 2_000_000),
 }
+# length, rows in a batch, steps, warmup, learning rate (NVIDIA's recipe)
+LAMB = {
+    "base-lamb-phase1": (128, 67_584, 10_000, 2_000, 6e-3),
+    "base-lamb-phase2": (512, 27_648, 933, 200, 4e-3),
+}
 FOLDER = Path(__file__).parents[2] / "configs"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.toml"))
 
@@ -43,7 +48,19 @@ def load(name: str) -> PretrainConfig:
 
 
 def test_every_preset_of_the_reference_is_in_the_table() -> None:
-    assert set(NAMES) == PRESETS.keys() | {"tiny", "reviews"}
+    assert set(NAMES) == PRESETS.keys() | LAMB.keys() | {"tiny", "reviews"}
+
+
+@pytest.mark.parametrize("name", LAMB)
+def test_a_phase_of_lamb_has_nvidias_numbers(name: str) -> None:
+    length, batch, steps, warmup, rate = LAMB[name]
+    config = load(name)
+
+    assert config.model == load("base").model
+    assert (config.length, config.batch_size, config.steps) == (length, batch, steps)
+    assert config.optimizer == OptimizerConfig("lamb", rate, warmup, power=0.5, b1=0.878, b2=0.974)
+    assert config.compute.dtype == "bfloat16"
+    assert batch % (8 * config.accumulate) == 0  # eight GPUs
 
 
 @pytest.mark.parametrize("name", PRESETS)
