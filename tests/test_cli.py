@@ -211,7 +211,7 @@ def test_help_lists_the_commands(flag: str, capsys: pytest.CaptureFixture[str]) 
     assert output.err == ""
 
 
-REQUIRED = dict.fromkeys(cli.COMMANDS, "--out") | {"evaluate": "--data", "detect": "--model"}
+REQUIRED = dict.fromkeys(cli.COMMANDS, "--out") | {"plan": "--config", "evaluate": "--data", "detect": "--model"}
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS)

@@ -7,7 +7,6 @@ parameters, optimiser state and metrics to the last bit: then no row was skipped
 made so often that most kills fall into a save.
 """
 
-import json
 import random
 import signal
 import subprocess
@@ -23,6 +22,7 @@ import tyro
 from tyro.conf import Positional
 
 from electra_jax.hub.names import flat
+from electra_jax.report.sinks import read_metrics
 from electra_jax.train.checkpoint import Checkpoints
 from electra_jax.train.run import restore_params
 
@@ -49,11 +49,11 @@ class Arguments:
 def main(arguments: Arguments) -> None:
     """Run both, kill one, compare."""
     whole, killed = arguments.folder / "whole", arguments.folder / "killed"
-    start = time.perf_counter()
-    finish(arguments, whole)
-    rng, longest, newest = random.Random(arguments.seed), time.perf_counter() - start, 0
+    begun, took = finish(arguments, whole)
+    longest = begun + (took - begun) / arguments.kills  # so that the run outlives all kills
+    rng, newest = random.Random(arguments.seed), 0
     for kill in range(arguments.kills):
-        moment = rng.uniform(0, longest / 2)
+        moment = rng.uniform(0, longest)
         if not kill_after(arguments, killed, moment):
             sys.exit(f"the run ended before kill {kill + 1}; give more --steps")
         before, newest = newest, newest_checkpoint(killed)
@@ -75,12 +75,16 @@ def run(arguments: Arguments, out: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 
-def finish(arguments: Arguments, out: Path) -> None:
-    """Run to the end."""
-    process = run(arguments, out)
+def finish(arguments: Arguments, out: Path) -> tuple[float, float]:
+    """Run to the end; returns the seconds until its first metrics, and until its end."""
+    start, process = time.perf_counter(), run(arguments, out)
+    while process.poll() is None and not ((out / "metrics.jsonl").exists() and metrics(out)):
+        time.sleep(0.1)
+    begun = time.perf_counter() - start
     written = process.communicate()[1]
     if process.returncode:
         sys.exit(written)
+    return begun, time.perf_counter() - start
 
 
 def kill_after(arguments: Arguments, out: Path, seconds: float) -> bool:
@@ -118,7 +122,7 @@ def saved(out: Path, step: int) -> dict[str, np.ndarray]:
 
 def metrics(out: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl without the figures of speed."""
-    lines = map(json.loads, (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    lines = read_metrics(out / "metrics.jsonl")
     return [{name: value for name, value in line.items() if name not in SPEED} for line in lines]
 
 
