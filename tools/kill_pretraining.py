@@ -26,6 +26,7 @@ from electra_jax.report.sinks import read_metrics
 from electra_jax.train.checkpoint import Checkpoints
 from electra_jax.train.run import restore_params
 
+IN_TRAINING = 0.8  # of the kills; the others fall into starting, compiling and restoring
 SPEED = ("tokens_per_second", "peak_share")
 
 
@@ -50,14 +51,16 @@ def main(arguments: Arguments) -> None:
     """Run both, kill one, compare."""
     whole, killed = arguments.folder / "whole", arguments.folder / "killed"
     begun, took = finish(arguments, whole)
-    longest = begun + (took - begun) / arguments.kills  # so that the run outlives all kills
+    share = (took - begun) / arguments.kills  # of the training, so that the run outlives all kills
     rng, newest = random.Random(arguments.seed), 0
     for kill in range(arguments.kills):
-        moment = rng.uniform(0, longest)
-        if not kill_after(arguments, killed, moment):
+        in_training = rng.random() < IN_TRAINING
+        moment = rng.uniform(0, 2 * share if in_training else begun)
+        if not kill_after(arguments, killed, moment, in_training):
             sys.exit(f"the run ended before kill {kill + 1}; give more --steps")
         before, newest = newest, newest_checkpoint(killed)
-        print(f"kill {kill + 1} after {moment:.1f} s: checkpoint {newest}", flush=True)
+        when = "of training" if in_training else "of starting"
+        print(f"kill {kill + 1} after {moment:.1f} s {when}: checkpoint {newest}", flush=True)
         if newest < before:
             sys.exit(f"{killed}: checkpoint {before} is lost")
     finish(arguments, killed)
@@ -87,9 +90,11 @@ def finish(arguments: Arguments, out: Path) -> tuple[float, float]:
     return begun, time.perf_counter() - start
 
 
-def kill_after(arguments: Arguments, out: Path, seconds: float) -> bool:
-    """Kill the run at that moment; False where it ended before."""
-    process = run(arguments, out)
+def kill_after(arguments: Arguments, out: Path, seconds: float, in_training: bool) -> bool:
+    """Kill the run so long after its start, or that of its training; False where it ended before."""
+    before, process = written_at(out), run(arguments, out)
+    while in_training and process.poll() is None and written_at(out) == before:
+        time.sleep(0.05)
     try:
         written = process.communicate(timeout=seconds)[1]
     except subprocess.TimeoutExpired:
@@ -99,6 +104,12 @@ def kill_after(arguments: Arguments, out: Path, seconds: float) -> bool:
     if process.returncode:
         sys.exit(written)
     return False
+
+
+def written_at(out: Path) -> float:
+    """When the metrics were written last; training begins with it."""
+    file = out / "metrics.jsonl"
+    return file.stat().st_mtime if file.exists() else 0.0
 
 
 def newest_checkpoint(out: Path) -> int:
