@@ -20,3 +20,8 @@ class StoppedError(UserError):
     """A run that was told to stop, and has saved what the same command goes on from: status 75 (EX_TEMPFAIL)."""
 
     status = 75
+
+
+def first_line(error: BaseException) -> str:
+    """What a library's error says in its first line, for one line of ours; its kind, where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -10,7 +10,7 @@ from datasets import Dataset, DatasetDict, Value, load_dataset, load_from_disk
 from electra_jax.config import PrepareConfig
 from electra_jax.data.lines import read_lines
 from electra_jax.data.records import format_of
-from electra_jax.errors import UserError
+from electra_jax.errors import UserError, first_line
 
 TABLES: dict[str, tuple[str, dict[str, Any]]] = {
     ".csv": ("csv", {"keep_default_na": False}),  # or "NA" and "null" wouldn't be texts
@@ -132,4 +132,4 @@ def _reason(error: BaseException) -> str:
     """The first line of what went wrong at the bottom."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    return first_line(error)

@@ -16,7 +16,7 @@ from typing import Any
 from electra_jax.config import PrepareConfig
 from electra_jax.data.encoding import Encoder
 from electra_jax.data.shards import Shard, write_shard
-from electra_jax.errors import UserError
+from electra_jax.errors import UserError, first_line
 
 Work = tuple[Shard, Path]
 RAY_SETTINGS = {
@@ -94,7 +94,7 @@ def _ray_cluster() -> Iterator[None]:
     try:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = first_line(error)
         raise UserError(f"engine ray: no cluster can be reached or started: {reason}") from error
     try:
         yield

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from electra_jax.data.lines import BYTE_ORDER_MARK
-from electra_jax.errors import UserError
+from electra_jax.errors import UserError, first_line
 
 ROWS_AT_ONCE = 1024
 FORMATS = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
@@ -180,7 +180,7 @@ def _read_parquet(path: Path) -> Iterator[Record]:
                     number += 1
                     yield Record(str(path), number, values)
     except (pa.ArrowException, OSError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = first_line(error)
         raise UserError(f"{path}: can't be read as Parquet: {reason}") from error
 
 

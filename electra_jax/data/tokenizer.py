@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast
 
-from electra_jax.errors import UserError
+from electra_jax.errors import UserError, first_line
 
 SPECIAL_NAMES = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -109,7 +109,7 @@ def _has_bare_vocabulary(folder: Path) -> bool:
 
 
 def _load_message(name: str, is_folder: bool, error: Exception) -> str:
-    reason = next(iter(str(error).splitlines()), type(error).__name__)
+    reason = first_line(error)
     if is_folder:
         return f"{name}: the tokenizer can't be read: {reason}"
     return f"{name}: no such folder, and no tokenizer of that name could be fetched from the hub: {reason}"

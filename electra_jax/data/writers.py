@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from electra_jax.data.records import format_of
-from electra_jax.errors import UserError
+from electra_jax.errors import UserError, first_line
 from electra_jax.files import can_be_made, umask
 
 Write = Callable[[list[dict[str, Any]]], None]
@@ -66,7 +66,7 @@ def _as_table(write: Write, path: Path) -> Write:
         try:
             write(rows)
         except pa.ArrowException as error:
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            reason = first_line(error)
             raise UserError(f"{path}: can't be a table: {reason}; name a .jsonl file") from error
 
     return write_alike

@@ -11,7 +11,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from electra_jax.config import ElectraConfig
-from electra_jax.errors import UserError
+from electra_jax.errors import UserError, first_line
 from electra_jax.hub.names import (
     BODY,
     HEADS,
@@ -185,5 +185,5 @@ def _to_numpy(tensor: Any) -> np.ndarray:
 
 
 def _damaged(file: Path, error: Exception) -> UserError:
-    reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+    reason = first_line(error)[:200]
     return UserError(f"{file}: damaged, or cut short ({reason}); fetch or copy it again")

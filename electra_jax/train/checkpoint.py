@@ -11,7 +11,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 
-from electra_jax.errors import RunError, UserError
+from electra_jax.errors import RunError, UserError, first_line
 from electra_jax.train.optimizer import Params
 
 
@@ -47,8 +47,8 @@ class Checkpoints:
         try:
             yield
         except Exception as error:  # whatever the file system and its libraries have
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise RunError(f"{self.folder}: a checkpoint can't be saved; earlier ones are whole: {lines[0]}") from error
+            reason = first_line(error)
+            raise RunError(f"{self.folder}: a checkpoint can't be saved; earlier ones are whole: {reason}") from error
 
     def latest(self) -> int | None:
         """The newest step, or None."""
@@ -68,8 +68,8 @@ class Checkpoints:
         try:
             return self.manager.restore(step, args=items)["state"]
         except (ValueError, KeyError, FileNotFoundError) as error:
-            line = str(error).strip().splitlines()[0]
-            raise UserError(f"{self.folder}/{step}: the checkpoint does not fit this run: {line}") from None
+            reason = first_line(error)
+            raise UserError(f"{self.folder}/{step}: the checkpoint does not fit this run: {reason}") from None
 
     def restore_params(self, step: int) -> Params:
         """The parameters of `step` alone, or their average where one was kept, as NumPy arrays."""

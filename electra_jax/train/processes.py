@@ -13,7 +13,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from electra_jax.config import DistributedConfig
-from electra_jax.errors import UserError
+from electra_jax.errors import UserError, first_line
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -32,7 +32,7 @@ def join(config: DistributedConfig) -> None:
             shutdown_timeout_seconds=config.timeout,
         )
     except (ValueError, RuntimeError) as error:
-        raise UserError(f"distributed: the processes do not meet: {str(error).splitlines()[0]}") from None
+        raise UserError(f"distributed: the processes do not meet: {first_line(error)}") from None
 
 
 def is_first() -> bool:
