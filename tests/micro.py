@@ -121,14 +121,18 @@ def events(run: Path) -> Iterator[Event]:
 
 def python(*arguments: str, devices: int = 1) -> subprocess.CompletedProcess[str]:
     """Run this Python anew, on so many virtual devices."""
-    environment = os.environ | {
+    variables = environment(devices) | {"JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir or ""}
+    return subprocess.run([sys.executable, *arguments], env=variables, capture_output=True, text=True)
+
+
+def environment(devices: int = 1) -> dict[str, str]:
+    """Of a process that has so many virtual devices, compiles carelessly and writes lines as long as they are."""
+    return os.environ | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir or "",
         "COLUMNS": "200",
     }
-    return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True)
 
 
 def complaint(command: str, error: str) -> str:

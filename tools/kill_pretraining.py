@@ -24,7 +24,6 @@ from tyro.conf import Positional
 from electra_jax.hub.names import flat
 from electra_jax.report.sinks import read_metrics
 from electra_jax.train.checkpoint import Checkpoints
-from electra_jax.train.run import restore_params
 
 IN_TRAINING = 0.8  # of the kills; the others fall into starting, compiling and restoring
 SPEED = ("tokens_per_second", "peak_share")
@@ -118,12 +117,14 @@ def newest_checkpoint(out: Path) -> int:
         return 0
     with Checkpoints(out / "checkpoints") as checkpoints:
         step = checkpoints.latest()
-    return 0 if step is None else len(saved(out, step)) and step
+    if step is None:
+        return 0
+    saved(out, step)
+    return step
 
 
 def saved(out: Path, step: int) -> dict[str, np.ndarray]:
     """Every array of a checkpoint."""
-    restore_params(out, step)
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     with Checkpoints(out / "checkpoints") as checkpoints:
         shapes = dict(checkpoints.manager.item_metadata(step)["state"])

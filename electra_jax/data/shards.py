@@ -15,10 +15,10 @@ import tokenizers
 from datasets import Dataset
 
 import electra_jax
+from electra_jax.data.documents import DOCUMENTS_AT_ONCE
 from electra_jax.data.encoding import Encoder
 from electra_jax.data.rows import COLUMNS, ROWS_IN_CHUNK, row_features
 
-DOCUMENTS_AT_ONCE = 64
 Split = Literal["train", "eval"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 

@@ -13,8 +13,8 @@ from electra_jax.config import PretrainConfig
 from electra_jax.errors import UserError
 from electra_jax.objectives.masking import SpecialTokens
 from electra_jax.train.flops import step_flops
-from electra_jax.train.sharding import by_row, make_mesh, parse_mesh, replicated, shardings
-from electra_jax.train.step import abstract_params, empty_batch, init_params, init_state, make_step
+from electra_jax.train.sharding import make_mesh, parse_mesh
+from electra_jax.train.step import abstract_params, abstract_state, empty_batch, jit_step
 
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "f32": 4, "s32": 4, "u32": 4, "f64": 8, "s64": 8, "u64": 8}
 COLLECTIVE = re.compile(
@@ -81,8 +81,8 @@ def plan(config: PretrainConfig, memory: str, peak: float, utilisation: float) -
     """Compile the step for `config.mesh` at two sizes, and draw the line through what they take.
 
     `memory` is a device's ("80GB"); `peak` its FLOP/s, of which `utilisation` is used. The mesh may be larger than the
-    machine: see `virtual_devices`. XLA's layout of
-    buffers differs between backends, so on a CPU the figures are an estimate of a GPU's.
+    machine: see `virtual_devices`. XLA's layout of buffers differs between backends, so on a CPU the figures are an
+    estimate of a GPU's.
     """
     limit = parse_memory(memory)
     small, large = (compile_step(replace_rows(config, rows)) for rows in PROBES)
@@ -120,16 +120,9 @@ def compile_step(config: PretrainConfig) -> jax.stages.Compiled:
     """The train step, compiled from shapes alone."""
     mesh = make_mesh(config.mesh, config.batch_size)
     special = SpecialTokens(0, 1, 2)  # which ids they are changes no shape
-    state = jax.eval_shape(lambda: init_state(config, init_params(config)))
-    places, whole = shardings(state, mesh), replicated(mesh)
-    step = jax.jit(
-        make_step(config, special, mesh),
-        in_shardings=(places, by_row(mesh)),
-        out_shardings=(places, whole),
-        donate_argnums=0,
-    )
     with jax.set_mesh(mesh):
-        return step.lower(state, jax.eval_shape(lambda: empty_batch(config))).compile()
+        batch = jax.eval_shape(lambda: empty_batch(config))
+        return jit_step(config, special, mesh).lower(abstract_state(config), batch).compile()
 
 
 def memory_of(compiled: jax.stages.Compiled) -> Memory:

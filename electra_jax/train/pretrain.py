@@ -30,7 +30,15 @@ from electra_jax.train.optimizer import Params, schedule
 from electra_jax.train.processes import Stop, ending_together, is_first, join, wait_for_all
 from electra_jax.train.run import CHECKPOINTS, METRICS, TOKENIZER, has_checkpoint, open_run, read_model, restore_params
 from electra_jax.train.sharding import abstract, by_row, make_mesh, put_rows, replicated, shardings
-from electra_jax.train.step import State, empty_batch, init_params, init_state, make_evaluation, make_step
+from electra_jax.train.step import (
+    State,
+    abstract_params,
+    empty_batch,
+    init_params,
+    init_state,
+    jit_step,
+    make_evaluation,
+)
 
 
 def pretrain(config: PretrainConfig, console: Console | None = None) -> dict[str, float]:
@@ -108,11 +116,12 @@ class Trainer:
         self.rate = schedule(config.optimizer, config.steps)
         self.flops, self.peak = step_flops(config), measure_peak(config.compute.dtype)
         special = SpecialTokens(manifest.cls_id, manifest.sep_id, manifest.mask_id)
-        whole, split = replicated(mesh), by_row(mesh)
-        places = shardings(jax.eval_shape(lambda: init_state(config, init_params(config))), mesh)
-        step, evaluation = make_step(config, special, mesh), make_evaluation(config, special, mesh)
-        self.step = jax.jit(step, in_shardings=(places, split), out_shardings=(places, whole), donate_argnums=0)
-        self.evaluate_batch = jax.jit(evaluation, in_shardings=(places["params"], split, None), out_shardings=whole)
+        self.step = jit_step(config, special, mesh)
+        self.evaluate_batch = jax.jit(
+            make_evaluation(config, special, mesh),
+            in_shardings=(shardings(abstract_params(config), mesh), by_row(mesh), None),
+            out_shardings=replicated(mesh),
+        )
         self.add = jax.jit(partial(jax.tree.map, jnp.add), donate_argnums=0)
 
     def run(self, weights: Params) -> dict[str, float]:
@@ -191,12 +200,10 @@ class Trainer:
 
     def _steps(self, state: State) -> Iterator[tuple[int, State, Counts]]:
         """Train: after each update its number, the state (given away to the next) and the counts."""
-        first = int(state["step"])
-        config = self.config
-        weights = config.data_weights
-        batches = train_batches(self.rows, config.batch_size, config.seed, first, self.shard, weights)
+        config, first = self.config, int(state["step"])
+        batches = train_batches(self.rows, config.batch_size, config.seed, first, self.shard, config.data_weights)
         with closing(batches):
-            for done in range(first + 1, self.config.steps + 1):
+            for done in range(first + 1, config.steps + 1):
                 state, counts = self.step(state, put_rows(next(batches), self.mesh))
                 yield done, state, counts
 

@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from electra_jax.errors import UserError
+from electra_jax.train.optimizer import paths
 
 AXES = ("data", "fsdp")
 MESH_AXES: dict[str, str | tuple[str, ...] | None] = {
@@ -72,9 +73,7 @@ def specs(tree: Any, mesh: Mesh) -> Any:
     An axis that doesn't divide is whole too: of the models here only the vocabulary's bias and the last, one unit
     wide, layer of a head.
     """
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: _spec(jax.tree_util.keystr(path, simple=True, separator="/"), leaf.shape, mesh), tree
-    )
+    return jax.tree.map(lambda path, leaf: _spec(path, leaf.shape, mesh), paths(tree), tree)
 
 
 def _spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:

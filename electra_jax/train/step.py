@@ -18,7 +18,7 @@ from electra_jax.objectives.electra import Totals, count, electra
 from electra_jax.objectives.masking import SpecialTokens
 from electra_jax.objectives.metrics import Counts
 from electra_jax.train.optimizer import Params, make_optimizer
-from electra_jax.train.sharding import AXES, add_up, by_row, gather, specs
+from electra_jax.train.sharding import AXES, add_up, by_row, gather, replicated, shardings, specs
 
 Batch = Mapping[str, Any]
 """Integer arrays: input_ids [B, L]; length [B], real tokens; first_length [B], those of [CLS] A [SEP]."""
@@ -70,6 +70,11 @@ def init_state(config: PretrainConfig, params: Params) -> State:
     return state | ({"ema": jax.tree.map(jnp.copy, params)} if config.ema_decay else {})
 
 
+def abstract_state(config: PretrainConfig) -> State:
+    """Shapes and dtypes of a state."""
+    return jax.eval_shape(lambda: init_state(config, init_params(config)))
+
+
 def make_step(
     config: PretrainConfig, special: SpecialTokens, mesh: Mesh
 ) -> Callable[[State, Batch], tuple[State, Counts]]:
@@ -97,6 +102,13 @@ def make_step(
         return new, counts | steps
 
     return step
+
+
+def jit_step(config: PretrainConfig, special: SpecialTokens, mesh: Mesh) -> jax.stages.Wrapped:
+    """`make_step` as runs and plans compile it: each array where the mesh has it, and the state's memory used again."""
+    places, whole = shardings(abstract_state(config), mesh), replicated(mesh)
+    step = make_step(config, special, mesh)
+    return jax.jit(step, in_shardings=(places, by_row(mesh)), out_shardings=(places, whole), donate_argnums=0)
 
 
 def make_gradient(

@@ -1,6 +1,5 @@
 """The same numbers on any mesh of devices and any number of processes, and checkpoints that move between them."""
 
-import os
 import shutil
 import socket
 import subprocess
@@ -34,16 +33,7 @@ def command(config: PretrainConfig, folder: Path, *options: str) -> list[str]:
 
 
 def start(arguments: list[str], devices: int, **variables: str) -> subprocess.Popen[str]:
-    environment = (
-        os.environ
-        | variables
-        | {
-            "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-            "COLUMNS": "200",
-        }
-    )
+    environment = micro.environment(devices) | variables
     return subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, text=True)
 
 

@@ -1,7 +1,6 @@
 """What a run does when a step goes wrong, when it is told to stop, and what it keeps beside the parameters."""
 
 import dataclasses
-import os
 import signal
 import subprocess
 import sys
@@ -115,9 +114,8 @@ def run_slowly(config: PretrainConfig, folder: Path, *options: str) -> subproces
     """The command of a run of a million steps."""
     preset = folder / "preset.toml"
     preset.write_text(to_toml(dataclasses.replace(config, steps=1_000_000, checkpoint_every=1_000_000)))
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     arguments = [sys.executable, "-m", "electra_jax", "pretrain", "--config", str(preset), *options]
-    return subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(arguments, env=micro.environment(), stderr=subprocess.PIPE, text=True)
 
 
 def wait_for_steps(run: Path, process: subprocess.Popen[str]) -> None:

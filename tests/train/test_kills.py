@@ -1,19 +1,19 @@
 """kill -9 at random moments, most of them during a save: the tool that does it 20 times, here with fewer."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
+
+import micro
 
 TOOL = Path(__file__).parents[2] / "tools" / "kill_pretraining.py"
 
 
 def test_a_run_that_is_killed_at_random_ends_as_one_that_is_not(rows: Path, preset: Path, tmp_path: Path) -> None:
     options = ["--config", str(preset), "--kills", "4", "--steps", "60", "--checkpoint-every", "1"]
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     process = subprocess.run(
         [sys.executable, str(TOOL), str(rows), str(tmp_path / "runs"), *options],
-        env=environment,
+        env=micro.environment(),
         capture_output=True,
         text=True,
     )
