@@ -1,5 +1,6 @@
 """The command `electra-jax`: one function a subcommand, no logic of its own."""
 
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -11,7 +12,7 @@ import tyro
 from rich.console import Console
 
 from electra_jax.config import ComputeConfig, FinetuneConfig, PrepareConfig, PretrainConfig, VocabConfig
-from electra_jax.errors import UserError
+from electra_jax.errors import RunError, UserError
 
 INTERRUPTED = 130  # what a shell gives for SIGINT
 
@@ -250,7 +251,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         COMMANDS[name](rest[:-1], console)
     except UserError as error:
-        print(f"electra-jax {name}: {error}", file=sys.stderr)
+        print(f"electra-jax {name}: {error}", file=sys.stderr, flush=True)
+        if isinstance(error, RunError):  # everything is closed, but threads of a failed save still write tracebacks
+            os._exit(error.status)
         sys.exit(error.status)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
