@@ -124,7 +124,7 @@ def _jitted(graphdef: nnx.GraphDef, state: nnx.State, function: Callable[[Any, T
 def _hidden_states(model: _Pretrained, tokens: Tokens) -> Float[Array, "B L H"]:
     encoder = model.tower.encoder
     assert encoder is not None, "a model by itself shares nothing"
-    return encoder(model.embeddings(tokens), tokens.mask)
+    return encoder(model.embeddings(tokens), tokens.attended)
 
 
 def _logits(model: _Pretrained, tokens: Tokens) -> Float[Array, "B L ..."]:

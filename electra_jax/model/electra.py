@@ -28,7 +28,7 @@ class GeneratorTower(nnx.Module):
         """Logits at `positions`, or at all of them; the head sees no other position. `encoder` is used for its own."""
         encoder = encoder or self.encoder
         assert encoder is not None, "a generator whose encoder is tied is called with it"
-        hidden = encoder(embeddings(tokens), tokens.mask, key)
+        hidden = encoder(embeddings(tokens), tokens.attended, key)
         if positions is not None:
             hidden = jnp.take_along_axis(hidden, positions[..., None], axis=1)
         return self.head(hidden, embeddings.word[...])
@@ -43,7 +43,7 @@ class DiscriminatorTower(nnx.Module):
 
     def __call__(self, embeddings: Embeddings, tokens: Tokens, key: PRNGKeyArray | None = None) -> Float[Array, "B L"]:
         """One logit a position."""
-        return self.head(self.encoder(embeddings(tokens), tokens.mask, key))
+        return self.head(self.encoder(embeddings(tokens), tokens.attended, key))
 
 
 class Electra(nnx.Module):

@@ -19,6 +19,11 @@ class Tokens(NamedTuple):
     types: Int[Array, "B L"]
     """0 in the first segment, 1 in the second."""
 
+    @property
+    def attended(self) -> Bool[Array, "B 1 L"]:
+        """Which positions each position attends to."""
+        return self.mask[:, None, :]
+
 
 class Embeddings(nnx.Module):
     """The three tables and their LayerNorm. Dropout and the projection to H belong to the encoder."""

@@ -1,7 +1,6 @@
 """The Transformer encoder: BERT's, with LayerNorm after each residual sum (Devlin et al., 2019)."""
 
 from collections.abc import Callable
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -9,48 +8,10 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt32
 
 from electra_jax.config import ComputeConfig, ElectraConfig, RematPolicy
+from electra_jax.model.attention import SelfAttention
 from electra_jax.model.layers import Seed, dropout, gelu, layer_norm, linear, row_keys
 
 SITES = 3  # dropout masks in a layer: attention's weights, attention's output, feed-forward's output
-
-
-class SelfAttention(nnx.Module):
-    """Multi-head attention, its residual and LayerNorm."""
-
-    def __init__(self, config: ElectraConfig, compute: ComputeConfig, rngs: nnx.Rngs):
-        self.config, self.cudnn, dtype = config, compute.attention == "cudnn", jnp.dtype(compute.dtype)
-        square = partial(linear, config.hidden_size, config.hidden_size, config, dtype, rngs)
-        self.query, self.key, self.value, self.output = square(), square(), square(), square()
-        self.norm = layer_norm(config.hidden_size, config, dtype, rngs)
-
-    def __call__(
-        self, x: Float[Array, "B L H"], mask: Bool[Array, "B L"], weights_seed: Seed | None, output_seed: Seed | None
-    ) -> Float[Array, "B L H"]:
-        """Attend from every position to those where `mask` is true."""
-        heads = (*x.shape[:2], self.config.num_attention_heads, self.config.head_size)
-        query, key, value = (project(x).reshape(heads) for project in (self.query, self.key, self.value))
-        attended = attend(query, key, value, mask, weights_seed, self.config.attention_probs_dropout_prob, self.cudnn)
-        output = self.output(attended.reshape(x.shape))
-        return self.norm(x + dropout(output, output_seed, self.config.hidden_dropout_prob))
-
-
-def attend(
-    query: Float[Array, "B L N D"],
-    key: Float[Array, "B M N D"],
-    value: Float[Array, "B M N D"],
-    mask: Bool[Array, "B M"],
-    seed: Seed | None,
-    rate: float,
-    cudnn: bool = False,
-) -> Float[Array, "B L N D"]:
-    """Scaled dot-product attention with dropout on its weights; softmax in float32."""
-    if cudnn and (seed is None or rate == 0):  # its dropout takes no key that could follow the step's number
-        whole = jnp.broadcast_to(mask[:, None, None, :], (mask.shape[0], 1, query.shape[1], key.shape[1]))
-        return jax.nn.dot_product_attention(query, key, value, mask=whole, implementation="cudnn")
-    scores = jnp.einsum("BLND,BMND->BNLM", query * query.shape[-1] ** -0.5, key, preferred_element_type=jnp.float32)
-    scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(scores.dtype).min)
-    weights = dropout(jax.nn.softmax(scores).astype(value.dtype), seed, rate)
-    return jnp.einsum("BNLM,BMND->BLND", weights, value)
 
 
 class FeedForward(nnx.Module):
@@ -75,7 +36,7 @@ class Layer(nnx.Module):
         self.feed_forward = FeedForward(config, jnp.dtype(compute.dtype), rngs)
 
     def __call__(
-        self, x: Float[Array, "B L H"], mask: Bool[Array, "B L"], seeds: UInt32[Array, "3 B 2"] | None
+        self, x: Float[Array, "B L H"], mask: Bool[Array, "B #L L"], seeds: UInt32[Array, "3 B 2"] | None
     ) -> Float[Array, "B L H"]:
         """Apply the layer; without seeds there is no dropout."""
         weights_seed, output_seed, feed_forward_seed = (None,) * SITES if seeds is None else seeds
@@ -97,7 +58,7 @@ class Encoder(nnx.Module):
         self.layers = stack(rngs)
 
     def __call__(
-        self, embedded: Float[Array, "B L E"], mask: Bool[Array, "B L"], key: PRNGKeyArray | None = None
+        self, embedded: Float[Array, "B L E"], mask: Bool[Array, "B #L L"], key: PRNGKeyArray | None = None
     ) -> Float[Array, "B L H"]:
         """The last layer's hidden states; with a key (one, or one a row), dropout is on."""
         first_seed, layer_seeds = self._seeds(key, len(embedded))

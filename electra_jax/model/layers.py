@@ -4,6 +4,8 @@ Axes, here and in every signature of the package: B batch, L length, H hidden, N
 F feed-forward, E embedding, K picks a row, V vocabulary.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,7 +34,7 @@ def split_rows(keys: PRNGKeyArray, number: int) -> list[PRNGKeyArray]:
 
 def linear(size: int, features: int, config: ElectraConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Linear:
     """A dense layer whose kernel starts from the truncated normal of [G] model/modeling.py."""
-    return nnx.Linear(size, features, kernel_init=initializer(config), dtype=dtype, rngs=rngs)
+    return nnx.Linear(size, features, kernel_init=initializer(config), dtype=dtype, dot_general=dot_general, rngs=rngs)
 
 
 def initializer(config: ElectraConfig) -> nnx.Initializer:
@@ -43,6 +45,39 @@ def initializer(config: ElectraConfig) -> nnx.Initializer:
 def layer_norm(size: int, config: ElectraConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
     """LayerNorm in float32. The variance takes two passes: E[x^2] - E[x]^2 loses the digits parity needs."""
     return nnx.LayerNorm(size, epsilon=config.layer_norm_eps, use_fast_variance=False, dtype=dtype, rngs=rngs)
+
+
+# --- matrix products ----------------------------------------------------------------------------------------------
+
+
+def dot_general(
+    x: Float[Array, "... size"], kernel: Float[Array, "size features"], *dimension_numbers: Any, **options: Any
+) -> Float[Array, "... features"]:
+    """x @ kernel, as `nnx.Linear` asks for it."""
+    return _product(x.reshape(-1, x.shape[-1]), kernel).reshape(*x.shape[:-1], -1)
+
+
+@jax.custom_vjp
+def _product(x: Float[Array, "rows size"], kernel: Float[Array, "size features"]) -> Float[Array, "rows features"]:
+    return x @ kernel
+
+
+def _product_backward(
+    kept: tuple[Array, Array], g: Float[Array, "rows features"]
+) -> tuple[Float[Array, "rows size"], Float[Array, "size features"]]:
+    x, kernel = kept
+    return g @ kernel.T, jax.lax.platform_dependent(x, g, cpu=_transposed_product, default=lambda x, g: x.T @ g)
+
+
+def _transposed_product(x: Float[Array, "rows size"], g: Float[Array, "rows features"]) -> Array:
+    """x.T @ g. XLA transposes an operand for it, on CPU in memory, and takes the larger one as often as not."""
+    barrier = jax.lax.optimization_barrier
+    if x.shape[1] <= g.shape[1]:
+        return barrier(x.T) @ g
+    return barrier(barrier(g.T) @ x).T
+
+
+_product.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _product_backward)
 
 
 # --- gelu ---------------------------------------------------------------------------------------------------------

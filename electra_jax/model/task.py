@@ -43,8 +43,8 @@ class TaskModel(nnx.Module):
     def __call__(self, tokens: Tokens, key: PRNGKeyArray | None = None) -> Float[Array, "B ..."]:
         """The head's float32 logits; with a key (one, or one a row), dropout is on."""
         if key is None:
-            return self.head(self.encoder(self.embeddings(tokens), tokens.mask), None)
+            return self.head(self.encoder(self.embeddings(tokens), tokens.attended), None)
         encoder_keys, head_keys = split_rows(row_keys(key, len(tokens.ids)), 2)
-        hidden = self.encoder(self.embeddings(tokens), tokens.mask, encoder_keys)
+        hidden = self.encoder(self.embeddings(tokens), tokens.attended, encoder_keys)
         seeds = jax.vmap(lambda key: jax.random.bits(key, (2, 2)), out_axes=1)(head_keys)
         return self.head(hidden, tuple(seeds))

@@ -1,0 +1,118 @@
+"""Self-attention (Vaswani et al., 2017), with a derivative of its own."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from electra_jax.config import ComputeConfig, ElectraConfig
+from electra_jax.model.layers import Seed, dropout, keep_mask, layer_norm, linear
+
+
+class SelfAttention(nnx.Module):
+    """Multi-head attention, its residual and LayerNorm."""
+
+    def __init__(self, config: ElectraConfig, compute: ComputeConfig, rngs: nnx.Rngs):
+        self.config, self.cudnn, dtype = config, compute.attention == "cudnn", jnp.dtype(compute.dtype)
+        square = partial(linear, config.hidden_size, config.hidden_size, config, dtype, rngs)
+        self.query, self.key, self.value, self.output = square(), square(), square(), square()
+        self.norm = layer_norm(config.hidden_size, config, dtype, rngs)
+
+    def __call__(
+        self,
+        x: Float[Array, "B L H"],
+        attended: Bool[Array, "B #L L"],
+        weights_seed: Seed | None,
+        output_seed: Seed | None,
+    ) -> Float[Array, "B L H"]:
+        """Attend from each position to those where its row of `attended` is true (one row for all, or one each)."""
+        heads = (*x.shape[:2], self.config.num_attention_heads, self.config.head_size)
+        query, key, value = (project(x).reshape(heads) for project in (self.query, self.key, self.value))
+        rate = self.config.attention_probs_dropout_prob if weights_seed is not None else 0.0
+        if self.cudnn and rate == 0:  # its dropout takes no key that could follow the step's number
+            mixed = _cudnn(query, key, value, attended)
+        else:
+            mixed = attend(rate, query, key, value, attended, weights_seed)
+        return self.norm(x + dropout(self.output(mixed.reshape(x.shape)), output_seed, self.config.hidden_dropout_prob))
+
+
+def _cudnn(
+    query: Float[Array, "B L N D"],
+    key: Float[Array, "B M N D"],
+    value: Float[Array, "B M N D"],
+    attended: Bool[Array, "B #L M"],
+) -> Float[Array, "B L N D"]:
+    whole = jnp.broadcast_to(attended[:, None], (len(attended), 1, query.shape[1], key.shape[1]))
+    return jax.nn.dot_product_attention(query, key, value, mask=whole, implementation="cudnn")
+
+
+# The derivative is written out for the sake of the CPU: left to itself, XLA computes softmax and dropout again inside
+# each product that reads them, in both passes. Here each is an array of its own, and one sum over D (of g * output)
+# takes the place of one over M. The barriers keep fusions apart; "BNLD" lets the products run without transposes.
+barrier = jax.lax.optimization_barrier
+
+
+class _Residuals(NamedTuple):
+    query: Float[Array, "B N L D"]
+    key: Float[Array, "B N M D"]
+    value: Float[Array, "B N M D"]
+    exps: Float[Array, "B N L M"]
+    scale: Float[Array, "B N L 1"]
+    mixed: Float[Array, "B N L D"]
+    seed: Seed | None
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def attend(
+    rate: float,
+    query: Float[Array, "B L N D"],
+    key: Float[Array, "B M N D"],
+    value: Float[Array, "B M N D"],
+    attended: Bool[Array, "B #L M"],
+    seed: Seed | None,
+) -> Float[Array, "B L N D"]:
+    """Scaled dot-product attention, whose weights are dropped at `rate`; softmax in float32."""
+    return _attend(rate, query, key, value, attended, seed)[0]
+
+
+def _attend(
+    rate: float, query: Array, key: Array, value: Array, attended: Array, seed: Seed | None
+) -> tuple[Float[Array, "B L N D"], _Residuals]:
+    query, key, value = (barrier(_by_head(x)) for x in (query * query.shape[-1] ** -0.5, key, value))
+    scores = jnp.einsum("BNLD,BNMD->BNLM", query, key, preferred_element_type=jnp.float32)
+    scores = jnp.where(attended[:, None], scores, jnp.finfo(scores.dtype).min)
+    exps = barrier(jnp.exp(scores - scores.max(-1, keepdims=True)))
+    scale = 1 / exps.sum(-1, keepdims=True)
+    weights = barrier(_weights(rate, exps, scale, seed).astype(value.dtype))
+    mixed = jnp.einsum("BNLM,BNMD->BNLD", weights, value)
+    return _by_head(mixed), _Residuals(query, key, value, exps, scale, mixed, seed)
+
+
+def _attend_backward(rate: float, kept: _Residuals, g: Float[Array, "B L N D"]) -> tuple:
+    g, dtype = barrier(_by_head(g)), kept.value.dtype
+    weights = barrier(_weights(rate, kept.exps, kept.scale, kept.seed))
+    weights_gradient = jnp.einsum("BNLD,BNMD->BNLM", g, kept.value, preferred_element_type=jnp.float32)
+    mean = (g * kept.mixed).astype(jnp.float32).sum(-1, keepdims=True)  # of weights_gradient, by weights
+    scores_gradient = weights * weights_gradient - kept.exps * (kept.scale * mean)
+    scores_gradient = barrier(scores_gradient.astype(dtype))
+    query_gradient = jnp.einsum("BNLM,BNMD->BNLD", scores_gradient, kept.key) * kept.query.shape[-1] ** -0.5
+    key_gradient = jnp.einsum("BNLM,BNLD->BNMD", scores_gradient, kept.query)
+    value_gradient = jnp.einsum("BNLM,BNLD->BNMD", weights.astype(dtype), g)
+    return *map(_by_head, (query_gradient, key_gradient, value_gradient)), None, None
+
+
+attend.defvjp(_attend, _attend_backward)
+
+
+def _weights(rate: float, exps: Array, scale: Array, seed: Seed | None) -> Float[Array, "B N L M"]:
+    if rate == 0:
+        return exps * scale
+    return jnp.where(keep_mask(seed, exps.shape, rate), exps * (scale / (1 - rate)), 0)
+
+
+def _by_head(x: Array) -> Array:
+    """[B, L, N, D] to [B, N, L, D], and back."""
+    return x.transpose(0, 2, 1, 3)
