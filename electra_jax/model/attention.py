@@ -108,7 +108,7 @@ attend.defvjp(_attend, _attend_backward)
 
 
 def _weights(rate: float, exps: Array, scale: Array, seed: Seed | None) -> Float[Array, "B N L M"]:
-    if rate == 0:
+    if seed is None or rate == 0:
         return exps * scale
     return jnp.where(keep_mask(seed, exps.shape, rate), exps * (scale / (1 - rate)), 0)
 
