@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from electra_jax.config import ComputeConfig, ElectraConfig
 from electra_jax.model.layers import Seed, dropout, keep_mask, layer_norm, linear
@@ -27,16 +27,28 @@ class SelfAttention(nnx.Module):
         attended: Bool[Array, "B #L L"],
         weights_seed: Seed | None,
         output_seed: Seed | None,
-    ) -> Float[Array, "B L H"]:
-        """Attend from each position to those where its row of `attended` is true (one row for all, or one each)."""
-        heads = (*x.shape[:2], self.config.num_attention_heads, self.config.head_size)
-        query, key, value = (project(x).reshape(heads) for project in (self.query, self.key, self.value))
+        positions: Int[Array, "B K"] | None = None,
+    ) -> Float[Array, "B L H"] | Float[Array, "B K H"]:
+        """Attend from each position to those where its row of `attended` is true (one row for all, or one each).
+
+        From `positions` alone, where they are given.
+        """
+        asking = x
+        if positions is not None:
+            asking = jnp.take_along_axis(x, positions[..., None], axis=1)
+            if attended.shape[1] > 1:
+                attended = jnp.take_along_axis(attended, positions[..., None], axis=1)
+        query, key, value = self._heads(self.query(asking)), self._heads(self.key(x)), self._heads(self.value(x))
         rate = self.config.attention_probs_dropout_prob if weights_seed is not None else 0.0
         if self.cudnn and rate == 0:  # its dropout takes no key that could follow the step's number
             mixed = _cudnn(query, key, value, attended)
         else:
             mixed = attend(rate, query, key, value, attended, weights_seed)
-        return self.norm(x + dropout(self.output(mixed.reshape(x.shape)), output_seed, self.config.hidden_dropout_prob))
+        output = dropout(self.output(mixed.reshape(asking.shape)), output_seed, self.config.hidden_dropout_prob)
+        return self.norm(asking + output)
+
+    def _heads(self, x: Float[Array, "B L H"]) -> Float[Array, "B L N D"]:
+        return x.reshape(*x.shape[:2], self.config.num_attention_heads, self.config.head_size)
 
 
 def _cudnn(

@@ -26,12 +26,20 @@ class GeneratorTower(nnx.Module):
         encoder: Encoder | None = None,
     ) -> Float[Array, "B K V"]:
         """Logits at `positions`, or at all of them; the head sees no other position. `encoder` is used for its own."""
+        return self.head(self.hidden(embeddings, tokens, positions, key, encoder), embeddings.word[...])
+
+    def hidden(
+        self,
+        embeddings: Embeddings,
+        tokens: Tokens,
+        positions: Int[Array, "B K"] | None = None,
+        key: PRNGKeyArray | None = None,
+        encoder: Encoder | None = None,
+    ) -> Float[Array, "B K H"]:
+        """The last layer's hidden states that the head reads, at `positions` or at all of them."""
         encoder = encoder or self.encoder
         assert encoder is not None, "a generator whose encoder is tied is called with it"
-        hidden = encoder(embeddings(tokens), tokens.attended, key)
-        if positions is not None:
-            hidden = jnp.take_along_axis(hidden, positions[..., None], axis=1)
-        return self.head(hidden, embeddings.word[...])
+        return encoder(embeddings(tokens), tokens.attended, key, positions)
 
 
 class DiscriminatorTower(nnx.Module):
@@ -59,8 +67,16 @@ class Electra(nnx.Module):
         self, tokens: Tokens, positions: Int[Array, "B K"], key: PRNGKeyArray | None = None
     ) -> Float[Array, "B K V"]:
         """The generator's logits at `positions`; with a key, dropout is on."""
-        tied = self.discriminator.encoder if self.generator.encoder is None else None
-        return self.generator(self.embeddings, tokens, positions, key, tied)
+        return self.generator(self.embeddings, tokens, positions, key, self._tied())
+
+    def states(
+        self, tokens: Tokens, positions: Int[Array, "B K"], key: PRNGKeyArray | None = None
+    ) -> Float[Array, "B K E"]:
+        """What the generator's logits at `positions` are the product of, with the word table; `key` as above."""
+        return self.generator.head.states(self.generator.hidden(self.embeddings, tokens, positions, key, self._tied()))
+
+    def _tied(self) -> Encoder | None:
+        return self.discriminator.encoder if self.generator.encoder is None else None
 
     def discriminate(self, tokens: Tokens, key: PRNGKeyArray | None = None) -> Float[Array, "B L"]:
         """The discriminator's logits; above 0 says replaced; with a key, dropout is on."""

@@ -1,11 +1,12 @@
 """The Transformer encoder: BERT's, with LayerNorm after each residual sum (Devlin et al., 2019)."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt32
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt32
 
 from electra_jax.config import ComputeConfig, ElectraConfig, RematPolicy
 from electra_jax.model.attention import SelfAttention
@@ -36,11 +37,16 @@ class Layer(nnx.Module):
         self.feed_forward = FeedForward(config, jnp.dtype(compute.dtype), rngs)
 
     def __call__(
-        self, x: Float[Array, "B L H"], mask: Bool[Array, "B #L L"], seeds: UInt32[Array, "3 B 2"] | None
-    ) -> Float[Array, "B L H"]:
-        """Apply the layer; without seeds there is no dropout."""
+        self,
+        x: Float[Array, "B L H"],
+        attended: Bool[Array, "B #L L"],
+        seeds: UInt32[Array, "3 B 2"] | None,
+        positions: Int[Array, "B K"] | None = None,
+    ) -> Float[Array, "B L H"] | Float[Array, "B K H"]:
+        """Apply the layer, at `positions` or at all of them; without seeds there is no dropout."""
         weights_seed, output_seed, feed_forward_seed = (None,) * SITES if seeds is None else seeds
-        return self.feed_forward(self.attention(x, mask, weights_seed, output_seed), feed_forward_seed)
+        mixed = self.attention(x, attended, weights_seed, output_seed, positions)
+        return self.feed_forward(mixed, feed_forward_seed)
 
 
 class Encoder(nnx.Module):
@@ -58,25 +64,35 @@ class Encoder(nnx.Module):
         self.layers = stack(rngs)
 
     def __call__(
-        self, embedded: Float[Array, "B L E"], mask: Bool[Array, "B #L L"], key: PRNGKeyArray | None = None
-    ) -> Float[Array, "B L H"]:
-        """The last layer's hidden states; with a key (one, or one a row), dropout is on."""
+        self,
+        embedded: Float[Array, "B L E"],
+        attended: Bool[Array, "B #L L"],
+        key: PRNGKeyArray | None = None,
+        positions: Int[Array, "B K"] | None = None,
+    ) -> Float[Array, "B L H"] | Float[Array, "B K H"]:
+        """The last layer's hidden states, at `positions` where only those are wanted: it computes no other.
+
+        With a key (one, or one a row), dropout is on.
+        """
         first_seed, layer_seeds = self._seeds(key, len(embedded))
         x = dropout(embedded, first_seed, self.config.hidden_dropout_prob)
         if self.project is not None:
             x = self.project(x)
         graphdef, stacked = nnx.split(self.layers)
 
-        def layer(x: Array, parameters_and_seeds: tuple) -> tuple[Array, None]:
+        def layer(x: Array, parameters_and_seeds: tuple, positions: Array | None = None) -> tuple[Array, None]:
             parameters, seeds = parameters_and_seeds
-            return nnx.merge(graphdef, parameters)(x, mask, seeds), None
+            return nnx.merge(graphdef, parameters)(x, attended, seeds, positions), None
 
-        layer = remat(layer, self.remat)
+        layer, each = remat(layer, self.remat), (stacked, layer_seeds)
         if self.scan:
-            return jax.lax.scan(layer, x, (stacked, layer_seeds))[0]
-        for i in range(self.config.num_hidden_layers):
-            x, _ = layer(x, jax.tree.map(lambda a, i=i: a[i], (stacked, layer_seeds)))
-        return x
+            first, last = jax.tree.map(lambda a: a[:-1], each), jax.tree.map(lambda a: a[-1], each)
+            x = jax.lax.scan(layer, x, first)[0]
+            return layer(x, last, positions)[0]
+        *first, last = _unstack(each)
+        for one in first:
+            x, _ = layer(x, one)
+        return layer(x, last, positions)[0]
 
     def _seeds(self, key: PRNGKeyArray | None, rows: int) -> tuple[Seed | None, UInt32[Array, "layers 3 B 2"] | None]:
         """A seed for each row of each dropout mask, all of one draw a row."""
@@ -86,6 +102,12 @@ class Encoder(nnx.Module):
         draw = jax.vmap(lambda key: jax.random.bits(key, (1 + layers * SITES, 2)), out_axes=1)
         words = draw(row_keys(key, rows))
         return words[0], words[1:].reshape(layers, SITES, rows, 2)
+
+
+def _unstack(tree: Any) -> list:
+    """The slices of all leaves along their first axis: one operation a leaf, so that its gradient is joined once."""
+    leaves, structure = jax.tree.flatten(tree)
+    return [jax.tree.unflatten(structure, one) for one in zip(*map(jnp.unstack, leaves), strict=True)]
 
 
 def remat(layer: Callable, policy: RematPolicy) -> Callable:

@@ -17,9 +17,13 @@ class MaskedLMHead(nnx.Module):
         self.norm = layer_norm(config.embedding_size, config, dtype, rngs)
         self.bias = nnx.Param(jnp.zeros(config.vocab_size))
 
+    def states(self, hidden: Float[Array, "B K H"]) -> Float[Array, "B K E"]:
+        """What is multiplied with the word table."""
+        return self.norm(gelu(self.dense(hidden)))
+
     def __call__(self, hidden: Float[Array, "B K H"], table: Float[Array, "V E"]) -> Float[Array, "B K V"]:
         """Float32 logits at the positions whose hidden states are given."""
-        x = self.norm(gelu(self.dense(hidden)))
+        x = self.states(hidden)
         logits = jnp.einsum("BKE,VE->BKV", x, table.astype(self.dtype), preferred_element_type=jnp.float32)
         return logits + self.bias[...]
 

@@ -4,6 +4,7 @@ Axes, here and in every signature of the package: B batch, L length, H hidden, N
 F feed-forward, E embedding, K picks a row, V vocabulary.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -32,6 +33,11 @@ def split_rows(keys: PRNGKeyArray, number: int) -> list[PRNGKeyArray]:
     return list(jax.vmap(lambda key: jax.random.split(key, number), out_axes=1)(keys))
 
 
+def layer_norm(size: int, config: ElectraConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> "LayerNorm":
+    """A LayerNorm whose epsilon is the configuration's."""
+    return LayerNorm(size, config.layer_norm_eps, dtype)
+
+
 def linear(size: int, features: int, config: ElectraConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Linear:
     """A dense layer whose kernel starts from the truncated normal of [G] model/modeling.py."""
     return nnx.Linear(size, features, kernel_init=initializer(config), dtype=dtype, dot_general=dot_general, rngs=rngs)
@@ -40,11 +46,6 @@ def linear(size: int, features: int, config: ElectraConfig, dtype: jnp.dtype, rn
 def initializer(config: ElectraConfig) -> nnx.Initializer:
     """Normal of `config.initializer_range`, cut at two standard deviations ([G] create_initializer)."""
     return nnx.initializers.truncated_normal(config.initializer_range)
-
-
-def layer_norm(size: int, config: ElectraConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """LayerNorm in float32. The variance takes two passes: E[x^2] - E[x]^2 loses the digits parity needs."""
-    return nnx.LayerNorm(size, epsilon=config.layer_norm_eps, use_fast_variance=False, dtype=dtype, rngs=rngs)
 
 
 # --- matrix products ----------------------------------------------------------------------------------------------
@@ -66,11 +67,15 @@ def _product_backward(
     kept: tuple[Array, Array], g: Float[Array, "rows features"]
 ) -> tuple[Float[Array, "rows size"], Float[Array, "size features"]]:
     x, kernel = kept
-    return g @ kernel.T, jax.lax.platform_dependent(x, g, cpu=_transposed_product, default=lambda x, g: x.T @ g)
+    return g @ kernel.T, transposed_product(x, g)
 
 
-def _transposed_product(x: Float[Array, "rows size"], g: Float[Array, "rows features"]) -> Array:
-    """x.T @ g. XLA transposes an operand for it, on CPU in memory, and takes the larger one as often as not."""
+def transposed_product(x: Float[Array, "rows size"], g: Float[Array, "rows features"]) -> Float[Array, "size features"]:
+    """x.T @ g. On CPU, XLA transposes an operand for it in memory, and takes the larger one as often as not."""
+    return jax.lax.platform_dependent(x, g, cpu=_transposing_the_smaller, default=lambda x, g: x.T @ g)
+
+
+def _transposing_the_smaller(x: Array, g: Array) -> Array:
     barrier = jax.lax.optimization_barrier
     if x.shape[1] <= g.shape[1]:
         return barrier(x.T) @ g
@@ -78,6 +83,52 @@ def _transposed_product(x: Float[Array, "rows size"], g: Float[Array, "rows feat
 
 
 _product.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _product_backward)
+
+
+# --- layer norm ---------------------------------------------------------------------------------------------------
+
+
+class LayerNorm(nnx.Module):
+    """LayerNorm of the last axis, in float32 (Ba et al., 2016).
+
+    The variance takes two passes: E[x^2] - E[x]^2 loses the digits parity needs.
+    """
+
+    def __init__(self, size: int, epsilon: float, dtype: jnp.dtype):
+        self.epsilon, self.dtype = epsilon, dtype
+        self.scale, self.bias = nnx.Param(jnp.ones(size)), nnx.Param(jnp.zeros(size))
+
+    def __call__(self, x: Float[Array, "... features"]) -> Float[Array, "... features"]:
+        """(x - mean) / sqrt(variance + epsilon) * scale + bias, in the dtype of computing."""
+        return normalize(self.epsilon, x.astype(jnp.float32), self.scale[...], self.bias[...]).astype(self.dtype)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def normalize(
+    epsilon: float, x: Float[Array, "... features"], scale: Float[Array, " features"], bias: Float[Array, " features"]
+) -> Float[Array, "... features"]:
+    """`LayerNorm`. Its derivative is written out: on CPU, XLA's own blows `scale` up to the shape of x."""
+    return _normalize(epsilon, x, scale, bias)[0]
+
+
+def _normalize(epsilon: float, x: Array, scale: Array, bias: Array) -> tuple[Array, tuple[Array, ...]]:
+    mean = x.mean(-1, keepdims=True)
+    rstd = jax.lax.rsqrt(jnp.square(x - mean).mean(-1, keepdims=True) + epsilon)
+    mean, rstd = jax.lax.optimization_barrier((mean, rstd))
+    return jax.lax.optimization_barrier((x - mean) * rstd * scale + bias), (x, mean, rstd, scale)
+
+
+def _normalize_backward(epsilon: float, kept: tuple[Array, ...], g: Array) -> tuple[Array, Array, Array]:
+    x, mean, rstd, scale = kept
+    normal = jax.lax.optimization_barrier((x - mean) * rstd)
+    scaled, rows = g * scale, tuple(range(x.ndim - 1))
+    means = scaled.mean(-1, keepdims=True), (scaled * normal).mean(-1, keepdims=True)
+    first, second = jax.lax.optimization_barrier(means)
+    x_gradient = jax.lax.optimization_barrier(rstd * (scaled - first - normal * second))
+    return x_gradient, (g * normal).sum(rows), g.sum(rows)
+
+
+normalize.defvjp(_normalize, _normalize_backward)
 
 
 # --- gelu ---------------------------------------------------------------------------------------------------------

@@ -9,10 +9,11 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from electra_jax.config import ObjectiveConfig
 from electra_jax.model import Electra, Tokens
 from electra_jax.model.layers import row_keys, split_rows
-from electra_jax.objectives.losses import masked_lm_loss, mean, replaced_token_loss
+from electra_jax.objectives.cloze import Picked, cloze
+from electra_jax.objectives.losses import mean, replaced_token_loss
 from electra_jax.objectives.masking import SpecialTokens, count_picks, gather, mask, pick, scatter
-from electra_jax.objectives.metrics import Counts, discriminator_counts, generator_counts
-from electra_jax.objectives.sampling import sample
+from electra_jax.objectives.metrics import Counts, discriminator_counts
+from electra_jax.objectives.sampling import uniforms
 
 
 class Totals(NamedTuple):
@@ -50,23 +51,38 @@ def electra(
     picks = pick(pick_key, tokens, special, config)
     targets = gather(tokens.ids, picks)
     masked = mask(mask_key, tokens, picks, special.mask, config.mask_token_prob)
-    logits = model.generate(masked, picks.positions, generator_key)
+    predicted = cloze(
+        config,
+        Picked(
+            states=flat(model.states(masked, picks.positions, generator_key)),
+            targets=flat(targets),
+            used=flat(picks.used),
+            uniforms=uniforms(sample_key, *targets.shape),
+        ),
+        model.embeddings.word[...],
+        model.generator.head.bias[...],
+    )
+    sampled = predicted.sampled.reshape(targets.shape)
 
-    sampled = sample(sample_key, logits, config.temperature, targets if config.disallow_correct else None)
     corrupted = tokens._replace(ids=scatter(tokens.ids, picks, sampled))
     replaced = corrupted.ids != tokens.ids  # a sample that hits the original token counts as original
     replaced_logits = model.discriminate(corrupted, discriminator_key)
-
-    mlm_sum, picked = masked_lm_loss(logits, targets, picks.used)
     discriminator_sum, real = replaced_token_loss(replaced_logits, replaced, tokens.mask)
-    loss = config.generator_weight * mean(mlm_sum, totals.picks)
+
+    loss = config.generator_weight * mean(predicted.nll_sum, totals.picks)
     loss += config.discriminator_weight * mean(discriminator_sum, totals.tokens)
     counts = {
-        "mlm_sum": mlm_sum,
-        "picks": picked,
+        "mlm_sum": predicted.nll_sum,
+        "picks": jnp.sum(picks.used, dtype=jnp.float32),
+        "generator_correct": predicted.correct,
+        "samples_correct": jnp.sum(picks.used & (sampled == targets), dtype=jnp.float32),
         "discriminator_sum": discriminator_sum,
         "tokens": real,
     }
-    counts |= generator_counts(logits, sampled, targets, picks.used)
     counts |= discriminator_counts(replaced_logits, replaced, tokens.mask)
     return loss, jax.tree.map(jax.lax.stop_gradient, counts)
+
+
+def flat(x: Array) -> Array:
+    """[B, K, ...] to [P, ...]: the picks of all rows, one after the other."""
+    return x.reshape(-1, *x.shape[2:])

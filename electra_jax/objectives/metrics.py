@@ -6,23 +6,12 @@ recall and AUC of the replaced class.
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 BINS, LARGEST = 1024, 16.0  # of the histogram of discriminator logits, which spans [-LARGEST, LARGEST]
 
 Counts = dict[str, Array]
 """Sums over a batch by name; they add up over batches."""
-
-
-def generator_counts(
-    logits: Float[Array, "B K V"], sampled: Int[Array, "B K"], targets: Int[Array, "B K"], used: Bool[Array, "B K"]
-) -> Counts:
-    """How often the likeliest token, and the sampled one, is the original."""
-    target_logits = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-    return {
-        "generator_correct": jnp.sum(used & (target_logits >= logits.max(-1)), dtype=jnp.float32),
-        "samples_correct": jnp.sum(used & (sampled == targets), dtype=jnp.float32),
-    }
 
 
 def discriminator_counts(logits: Float[Array, "B L"], replaced: Bool[Array, "B L"], mask: Bool[Array, "B L"]) -> Counts:

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from itertools import combinations
 
 import jax
@@ -8,8 +9,9 @@ from flax import nnx
 from scipy.stats import norm
 
 from electra_jax.config import ComputeConfig, ElectraConfig
+from electra_jax.model.attention import attend
 from electra_jax.model.encoder import Encoder
-from electra_jax.model.layers import dropout, gelu, keep_mask
+from electra_jax.model.layers import dot_general, dropout, gelu, keep_mask, normalize
 from electra_jax.train.step import step_key
 
 X = np.linspace(-10, 10, 4001)
@@ -55,6 +57,50 @@ def test_gelu_keeps_bfloat16_and_its_precision() -> None:
     np.testing.assert_allclose(y.astype(jnp.float32), exact * norm.cdf(exact), rtol=0.01, atol=0.01)
     derivative = norm.cdf(exact) + exact * norm.pdf(exact)
     np.testing.assert_allclose(gradient.astype(jnp.float32), derivative, rtol=0.02, atol=0.02)
+
+
+# --- derivatives that are written out: against those that JAX takes of the definition ------------------------------
+
+
+def assert_same_gradients(ours: Callable, definition: Callable, *arguments: jax.Array) -> None:
+    """Of a random projection, by all arguments; float32."""
+    shape = jax.eval_shape(definition, *arguments).shape
+    cotangent = jax.random.normal(jax.random.key(9), shape)
+    found, expected = (jax.vjp(function, *arguments) for function in (ours, definition))
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-5, atol=1e-5)
+    for one, other in zip(found[1](cotangent), expected[1](cotangent), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
+def normals(*shapes: tuple[int, ...]) -> list[jax.Array]:
+    return [jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate(shapes)]
+
+
+@pytest.mark.parametrize(("size", "features"), [(5, 12), (12, 5), (7, 7)])
+def test_the_gradients_of_a_product(size: int, features: int) -> None:
+    assert_same_gradients(dot_general, jnp.matmul, *normals((3, 4, size), (size, features)))
+
+
+def test_the_gradients_of_a_layer_norm() -> None:
+    def definition(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+        return (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-12) * scale + bias
+
+    assert_same_gradients(lambda *a: normalize(1e-12, *a), definition, *normals((3, 4, 16), (16,), (16,)))
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+@pytest.mark.parametrize("rows", [1, 6])
+def test_the_gradients_of_attention(rate: float, rows: int) -> None:
+    attended = jax.random.bernoulli(jax.random.key(5), 0.6, (2, rows, 6)).at[..., 0].set(True)
+    seed = jax.random.bits(jax.random.key(6), (2, 2))
+
+    def definition(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+        scores = jnp.einsum("BLND,BMND->BNLM", query, key) / 8**0.5
+        weights = jax.nn.softmax(jnp.where(attended[:, None], scores, -1e30))
+        weights = jnp.where(keep_mask(seed, weights.shape, rate), weights / (1 - rate), 0)
+        return jnp.einsum("BNLM,BMND->BLND", weights, value)
+
+    assert_same_gradients(lambda *a: attend(rate, *a, attended, seed), definition, *normals(*[(2, 6, 3, 8)] * 3))
 
 
 # --- dropout ------------------------------------------------------------------------------------------------------
@@ -155,3 +201,18 @@ def test_every_layer_starts_from_weights_of_its_own(encoder: Encoder) -> None:
     kernels = np.asarray(encoder.layers.attention.query.kernel[...])
 
     assert len(np.unique(kernels, axis=0)) == 24
+
+
+@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("rows", [1, 12])
+def test_the_last_layer_at_some_positions_is_that_of_all(scan: bool, rows: int) -> None:
+    config = ElectraConfig(hidden_size=8, embedding_size=8, intermediate_size=16, num_hidden_layers=3)
+    encoder = Encoder(config, ComputeConfig(scan_layers=scan), rngs=nnx.Rngs(0))
+    embedded = jax.random.normal(jax.random.key(1), (2, 12, 8))
+    attended = jax.random.bernoulli(jax.random.key(2), 0.7, (2, rows, 12)).at[..., 0].set(True)
+    positions = jnp.array([[3, 0, 11], [7, 7, 1]])
+
+    some = encoder(embedded, attended, positions=positions)
+
+    whole = jnp.take_along_axis(encoder(embedded, attended), positions[..., None], axis=1)
+    np.testing.assert_allclose(some, whole, rtol=1e-5, atol=1e-5)

@@ -4,23 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.special import log_expit, log_softmax
+from scipy.special import log_expit
 from sklearn.metrics import accuracy_score, precision_score, recall_score, roc_auc_score
 
-from electra_jax.objectives.losses import masked_lm_loss, mean, replaced_token_loss
-from electra_jax.objectives.metrics import discriminator_counts, generator_counts, summarize
+from electra_jax.objectives.losses import mean, replaced_token_loss
+from electra_jax.objectives.metrics import discriminator_counts, summarize
 
-ROWS, PICKS, VOCABULARY, LENGTH = 3, 5, 11, 13
+ROWS, LENGTH = 3, 13
 RNG = np.random.default_rng(0)
-TARGETS = RNG.integers(0, VOCABULARY, (ROWS, PICKS))
-USED = np.arange(PICKS) < np.array([5, 3, 0])[:, None]
 REPLACED = RNG.random((ROWS, LENGTH)) < 0.3
 MASK = np.arange(LENGTH) < np.array([13, 6, 0])[:, None]
-
-
-def masked_lm_reference(logits: np.ndarray) -> float:
-    rows, slots = np.nonzero(USED)
-    return -log_softmax(logits.astype(np.float64), axis=-1)[rows, slots, TARGETS[rows, slots]].sum()
 
 
 def replaced_token_reference(logits: np.ndarray) -> float:
@@ -29,7 +22,6 @@ def replaced_token_reference(logits: np.ndarray) -> float:
 
 
 LOSSES = {
-    "masked": (lambda x: masked_lm_loss(x, TARGETS, USED), masked_lm_reference, USED, (ROWS, PICKS, VOCABULARY)),
     "replaced": (lambda x: replaced_token_loss(x, REPLACED, MASK), replaced_token_reference, MASK, (ROWS, LENGTH)),
 }
 
@@ -75,9 +67,9 @@ def test_large_logits_do_not_overflow(loss: tuple, scale: float) -> None:
 
 def test_nothing_counted_is_a_loss_of_0_with_no_gradient() -> None:
     def nothing(logits: jax.Array) -> jax.Array:
-        return mean(*masked_lm_loss(logits, TARGETS, np.zeros_like(USED)))
+        return mean(*replaced_token_loss(logits, REPLACED, np.zeros_like(MASK)))
 
-    loss, gradient = jax.value_and_grad(nothing)(jnp.ones((ROWS, PICKS, VOCABULARY)))
+    loss, gradient = jax.value_and_grad(nothing)(jnp.ones((ROWS, LENGTH)))
 
     assert loss == 0
     np.testing.assert_array_equal(gradient, 0)
@@ -120,15 +112,6 @@ def test_equal_logits_have_an_auc_of_one_half() -> None:
     replaced = np.arange(100).reshape(4, 25) % 3 == 0
 
     assert metrics_of(np.zeros((4, 25), np.float32), replaced, np.ones((4, 25), bool))["auc"] == 0.5
-
-
-def test_generator_rates_count_used_picks() -> None:
-    logits = jax.nn.one_hot(jnp.array([[1, 2, 3, 4]]), 6)
-    targets, sampled = jnp.array([[1, 2, 5, 4]]), jnp.array([[1, 0, 5, 4]])
-
-    counts = generator_counts(logits, sampled, targets, jnp.array([[True, True, True, False]]))
-
-    assert {name: float(value) for name, value in counts.items()} == {"generator_correct": 2, "samples_correct": 2}
 
 
 def test_counts_add_up_to_those_of_the_whole() -> None:
