@@ -250,6 +250,8 @@ class PrepareConfig:
     """Folder of the rows."""
     length: int = 128
     """Tokens in a row (L)."""
+    pack: bool = False
+    """Put the rows of several short documents into one, attention kept inside each: hardly any padding."""
     documents: Literal["paragraph", "line"] = "paragraph"
     """In text files, a document ends at a blank line (paragraph), or each line is one (line)."""
     field: str = "text"
@@ -268,7 +270,7 @@ class PrepareConfig:
     `out` itself, so all its machines must see that folder. The rows do not depend on it."""
     shard_characters: int = 2**23
     """Text in a shard, which is tokenized at once, is a file of the rows, and is kept when preparing is interrupted.
-    The rows do not depend on it."""
+    The rows do not depend on it, unless they are packed, which is done within a shard."""
     max_unk_rate: float = 0.2
     """Largest share of [UNK] among the tokens; above it the tokenizer is taken for a wrong one."""
     single_segment_prob: float = 0.1

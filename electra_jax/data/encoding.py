@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+from datasets import Features
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from electra_jax.config import PrepareConfig
 from electra_jax.data.builder import Row, build_rows
-from electra_jax.data.rows import COLUMNS, id_dtype
+from electra_jax.data.rows import COLUMNS, id_dtype, row_features
 
 SENTENCES_AT_ONCE = 256
 """Few, because an encoding takes some hundred bytes a token until its ids are taken out."""
@@ -32,6 +33,8 @@ class Encoder:
     seed: int
     single_segment_prob: float
     short_row_prob: float
+    pack: bool
+    """Whether what a call makes is packed before it is written."""
 
     @staticmethod
     def of(config: PrepareConfig, tokenizer: PreTrainedTokenizerFast) -> "Encoder":
@@ -44,7 +47,13 @@ class Encoder:
             seed=config.seed,
             single_segment_prob=config.single_segment_prob,
             short_row_prob=config.short_row_prob,
+            pack=config.pack,
         )
+
+    @property
+    def features(self) -> Features:
+        """The types of the columns that are written."""
+        return row_features(self.length, self.dtype, self.pack)
 
     def __call__(self, texts: Sequence[str], split: str, first: int) -> pa.Table:
         """The rows of some documents as columns input_ids, length and first_length, see `Rows`.

@@ -30,7 +30,9 @@ class SplitManifest:
     padding_rate: float
     """Share of the rows' positions that are padding."""
     rows_hash: str
-    """SHA-256 (hexadecimal) over the columns input_ids, length and first_length, rows in order."""
+    """SHA-256 (hexadecimal) over the columns input_ids, length and first_length (or segments), rows in order."""
+    examples: int | None = None
+    """Of packed rows: how many they hold, each of which would have been a row of its own."""
 
     @property
     def unk_rate(self) -> float:
@@ -58,6 +60,11 @@ class Manifest:
     train: SplitManifest
     eval: SplitManifest
     format_version: int = FORMAT_VERSION
+
+    @property
+    def packed(self) -> bool:
+        """Whether a row holds several examples."""
+        return self.train.examples is not None
 
     @staticmethod
     def read(folder: Path) -> "Manifest":
@@ -89,7 +96,7 @@ def read_manifests(folder: Path) -> tuple[Manifest, ...]:
 
 def write_manifests(folder: Path, manifests: Sequence[Manifest]) -> None:
     """Write manifest.json into `folder`: an object, or a list of them where there are several."""
-    tables = [asdict(manifest) for manifest in manifests]
+    tables = [asdict(manifest, dict_factory=_without_none) for manifest in manifests]
     content = tables[0] if len(tables) == 1 else tables
     write_text(folder / FILE_NAME, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
 
@@ -99,12 +106,24 @@ def summary(manifest: Manifest, seconds: float) -> Table:
     tokens = manifest.train.tokens + manifest.eval.tokens
     table = Table(caption=f"{tokens / max(seconds, 1e-9):,.0f} tokens/s", caption_justify="left")
     table.add_column("split")
-    for column in ("documents", "rows", "tokens", r"\[UNK]", "padding"):
+    for column in (
+        "documents",
+        "rows",
+        "tokens",
+        r"\[UNK]",
+        "padding",
+        *(["examples a row"] if manifest.packed else []),
+    ):
         table.add_column(column, justify="right")
     for name, split in (("train", manifest.train), ("eval", manifest.eval)):
         counts = (f"{count:,}" for count in (split.documents, split.rows, split.tokens))
-        table.add_row(name, *counts, f"{split.unk_rate:.2%}", f"{split.padding_rate:.1%}")
+        packed = [] if split.examples is None else [f"{split.examples / max(1, split.rows):.1f}"]
+        table.add_row(name, *counts, f"{split.unk_rate:.2%}", f"{split.padding_rate:.1%}", *packed)
     return table
+
+
+def _without_none(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: value for name, value in fields if value is not None}
 
 
 def _parse(content: dict[str, Any], path: Path) -> Manifest:

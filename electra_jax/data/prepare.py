@@ -19,7 +19,7 @@ from electra_jax.data.encoding import Encoder
 from electra_jax.data.engines import Work, check_engine, write_shards
 from electra_jax.data.manifest import Manifest, SplitManifest, summary
 from electra_jax.data.partial import partial_folder
-from electra_jax.data.rows import COLUMNS, Rows
+from electra_jax.data.rows import Rows
 from electra_jax.data.shards import SPLITS, Shard, Split, cut_shards, join_shards, namer
 from electra_jax.data.tokenizer import load_tokenizer, max_length, save_tokenizer, tokenizer_hash
 from electra_jax.errors import UserError
@@ -32,11 +32,11 @@ SHORTEST_LENGTH = 8
 def prepare(config: PrepareConfig) -> Manifest:
     """Write the folder `config.out`: rows in train/ and eval/ (Arrow), tokenizer/ and manifest.json.
 
-    The rows depend on the text, the tokenizer and the settings but `workers`, `engine` and `shard_characters`. The
-    folder appears whole or not at all. Interrupted and called again, it makes only the shards that are not finished:
-    they lie in `.NAME.partial` beside it, each under a hash of its text and settings. Raises UserError for settings
-    out of range, text that can't be read or has too many [UNK], where no document is left for training, and while
-    another process prepares the same folder.
+    The rows depend on the text, the tokenizer and the settings but `workers`, `engine` and (unless packed)
+    `shard_characters`. The folder appears whole or not at all. Interrupted and called again, it makes only the shards
+    that are not finished: they lie in `.NAME.partial` beside it, each under a hash of its text and settings. Raises
+    UserError for settings out of range, text that can't be read or has too many [UNK], where no document is left for
+    training, and while another process prepares the same folder.
     """
     tokenizer = load_tokenizer(config.tokenizer)
     _check(config, tokenizer)
@@ -160,19 +160,30 @@ def _manifest(
 
 
 def _count(documents: int, rows: Rows, length: int, unk_id: int) -> SplitManifest:
-    ids, lengths, firsts = (rows.column_chunks(name) for name in COLUMNS)
+    ids, lengths, last = (rows.column_chunks(name) for name in rows.columns)
     tokens = sum(int(chunk.sum()) for chunk in lengths)
-    # [CLS] and [SEP] in every row, a second [SEP] in those of two segments
-    two_segments = sum(int((one > first).sum()) for one, first in zip(lengths, firsts, strict=True))
+    packed = "segments" in rows.columns
+    if packed:
+        examples, segments = sum((_count_segments(chunk) for chunk in last), np.zeros(2, int)).tolist()
+    else:
+        examples = len(rows)
+        segments = examples + sum(int((one > first).sum()) for one, first in zip(lengths, last, strict=True))
     return SplitManifest(
         documents=documents,
         rows=len(rows),
         tokens=tokens,
-        text_tokens=tokens - 2 * len(rows) - two_segments,
+        text_tokens=tokens - examples - segments,  # a [CLS] in every example, a [SEP] in every segment
         unknown_tokens=sum(int((chunk == unk_id).sum()) for chunk in ids),
         padding_rate=1 - tokens / (len(rows) * length) if len(rows) else 0.0,
-        rows_hash=_hash([*ids, *lengths, *firsts]),
+        rows_hash=_hash([*ids, *lengths, *last]),
+        examples=examples if packed else None,
     )
+
+
+def _count_segments(numbers: np.ndarray) -> np.ndarray:
+    """Examples and segments of packed rows, given their column "segments" [n, L]."""
+    begins = np.diff(numbers.astype(np.int32), axis=1, prepend=0) > 0
+    return np.array([(begins & (numbers % 2 == 1)).sum(), begins.sum()])
 
 
 def _hash(chunks: Iterable[np.ndarray]) -> str:

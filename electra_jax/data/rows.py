@@ -12,10 +12,12 @@ from electra_jax.data.manifest import Manifest
 from electra_jax.errors import UserError
 
 COLUMNS = ("input_ids", "length", "first_length")
+PACKED_COLUMNS = ("input_ids", "length", "segments")
 ROWS_IN_CHUNK = 2**15
 """As `prepare` writes them: each chunk that is opened takes time, and brings the pages around its head to memory."""
 Batch = dict[str, np.ndarray]
-"""input_ids [B, L] (uint16 or uint32), length [B] int32, first_length [B] int32; see `Rows`."""
+"""input_ids [B, L] (uint16 or uint32), length [B] int32, and first_length [B] int32, or of packed rows segments [B, L]
+(uint8 or uint16); see `Rows`."""
 
 
 def id_dtype(vocab_size: int) -> str:
@@ -23,9 +25,16 @@ def id_dtype(vocab_size: int) -> str:
     return "uint16" if vocab_size <= 2**16 else "uint32"
 
 
-def row_features(length: int, dtype: str) -> Features:
+def segment_dtype(length: int) -> str:
+    """The smallest type that numbers the segments of a packed row, whose examples have three tokens at least."""
+    return "uint8" if 2 * (length // 3) < 2**8 else "uint16"
+
+
+def row_features(length: int, dtype: str, packed: bool = False) -> Features:
     """The columns' types, of rows of `length` ids of `dtype`."""
-    return Features({"input_ids": List(Value(dtype), length=length)} | dict.fromkeys(COLUMNS[1:], Value("int32")))
+    ids, number = List(Value(dtype), length=length), Value("int32")
+    last = List(Value(segment_dtype(length)), length=length) if packed else number
+    return Features(dict(zip(PACKED_COLUMNS if packed else COLUMNS, (ids, number, last), strict=True)))
 
 
 class Rows:
@@ -33,18 +42,24 @@ class Rows:
 
     Row i is {"input_ids": [L] uint16 or uint32, "length": int32, "first_length": int32}: `[CLS] A [SEP] (B [SEP])`
     and padding, the tokens of it without padding, and those of `[CLS] A [SEP]`, from where on the token type is 1.
+
+    A packed row holds several of these examples, then padding, and has in place of "first_length" "segments": [L] uint8
+    or uint16, 2i + 1 at the tokens `[CLS] A [SEP]` of its example i, 2i + 2 at `B [SEP]`, and 0 at padding.
     """
+
+    columns: tuple[str, ...]
+    """COLUMNS or PACKED_COLUMNS."""
 
     sizes: tuple[int, ...]
     """Rows of each folder."""
 
     def __init__(self, *datasets: Dataset):
         self.sizes = tuple(map(len, datasets))
+        self.columns = tuple(datasets[0].column_names)
         # Views of the Arrow buffers; `datasets`' own numpy format copies, and reads a fifth of the rows a second.
-        views = {"input_ids": _matrix, "length": pa.Array.to_numpy, "first_length": pa.Array.to_numpy}
         self._chunks = {
             name: [view(chunk) for dataset in datasets for chunk in dataset.data.column(name).chunks]
-            for name, view in views.items()
+            for name in self.columns
         }
         self._starts = np.cumsum([0, *map(len, self._chunks["length"])])
 
@@ -59,10 +74,10 @@ class Rows:
             raise IndexError(f"row {outside[0]} of {len(self)}")
         chunks = np.searchsorted(self._starts, wanted, side="right") - 1
         offsets = (wanted - self._starts[chunks]).tolist()
-        return {name: _gather(self._chunks[name], chunks.tolist(), offsets) for name in COLUMNS}
+        return {name: _gather(self._chunks[name], chunks.tolist(), offsets) for name in self.columns}
 
     def column_chunks(self, name: str) -> list[np.ndarray]:
-        """A column as views, in order: "input_ids" [n, L], "length" [n] or "first_length" [n] each."""
+        """A column as views, in order, such as "input_ids" [n, L] each."""
         return self._chunks[name]
 
 
@@ -79,7 +94,10 @@ def _open(folder: Path, split: str) -> Dataset:
         raise UserError(f"{folder / split}: the rows can't be read ({error}); prepare them again") from error
 
 
-def _matrix(chunk: pa.FixedSizeListArray) -> np.ndarray:
+def view(chunk: pa.Array) -> np.ndarray:
+    """A part of a column without a copy: [n], or [n, L] of lists."""
+    if not pa.types.is_fixed_size_list(chunk.type):
+        return chunk.to_numpy()
     return chunk.flatten().to_numpy().reshape(len(chunk), chunk.type.list_size)
 
 

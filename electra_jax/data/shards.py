@@ -17,7 +17,8 @@ from datasets import Dataset
 import electra_jax
 from electra_jax.data.documents import DOCUMENTS_AT_ONCE
 from electra_jax.data.encoding import Encoder
-from electra_jax.data.rows import COLUMNS, ROWS_IN_CHUNK, row_features
+from electra_jax.data.packing import pack
+from electra_jax.data.rows import ROWS_IN_CHUNK
 
 Split = Literal["train", "eval"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -72,12 +73,13 @@ def namer(encoder: Encoder) -> Callable[[Shard], str]:
 def write_shard(shard: Shard, encoder: Encoder, file: Path) -> None:
     """Write the rows of a shard to `file` (an Arrow stream), which appears whole or not at all."""
     scratch = file.with_name(f".{file.name}.{uuid.uuid4().hex}")  # unlike any other process's, on any machine
-    schema = row_features(encoder.length, encoder.dtype).arrow_schema
+    schema = encoder.features.arrow_schema
     try:
         with scratch.open("wb") as stream:
             with pa.ipc.new_stream(stream, schema) as writer:
                 for table in _batches(_encoded(shard, encoder)):
-                    writer.write_table(table.cast(schema))
+                    rows = pack(table, encoder.special_ids[0]) if encoder.pack else table
+                    writer.write_table(rows.cast(schema))
             stream.flush()
             os.fsync(stream.fileno())  # or a power failure could leave the name without the rows
         os.replace(scratch, file)
@@ -90,7 +92,7 @@ def join_shards(folder: Path, names: list[str], encoder: Encoder) -> Dataset:
 
     No row is copied. Files of other shards (of other settings, or half-written) are deleted.
     """
-    empty = Dataset.from_dict({name: [] for name in COLUMNS}, features=row_features(encoder.length, encoder.dtype))
+    empty = Dataset.from_dict({name: [] for name in encoder.features}, features=encoder.features)
     empty.save_to_disk(folder, num_shards=1)  # the files that describe a data set, and one without rows
     if names:
         state = json.loads((folder / "state.json").read_text(encoding="utf-8"))

@@ -18,11 +18,16 @@ class Tokens(NamedTuple):
     """True at real tokens, false at padding."""
     types: Int[Array, "B L"]
     """0 in the first segment, 1 in the second."""
+    examples: Int[Array, "B L"] | None = None
+    """In rows that hold several examples, the number of each token's."""
+    positions: Int[Array, "B L"] | None = None
+    """Each token's position in its example; where it is left out, that in the row."""
 
     @property
-    def attended(self) -> Bool[Array, "B 1 L"]:
-        """Which positions each position attends to."""
-        return self.mask[:, None, :]
+    def attended(self) -> Bool[Array, "B #L L"]:
+        """Which positions each position attends to: the real ones, of its own example."""
+        real = self.mask[:, None, :]
+        return real if self.examples is None else real & (self.examples[:, :, None] == self.examples[:, None, :])
 
 
 class Embeddings(nnx.Module):
@@ -42,4 +47,5 @@ class Embeddings(nnx.Module):
         length = tokens.ids.shape[1]
         if length > self.position[...].shape[0]:
             raise ValueError(f"{length} tokens in a row, and the model has {self.position[...].shape[0]} positions")
-        return self.norm(self.word[...][tokens.ids] + self.position[:length] + self.type[...][tokens.types])
+        position = self.position[:length] if tokens.positions is None else self.position[...][tokens.positions]
+        return self.norm(self.word[...][tokens.ids] + position + self.type[...][tokens.types])

@@ -25,7 +25,7 @@ POSITIVE = (
     "checkpoints_kept",
 )
 
-SHARED = ("tokenizer_hash", "vocab_size", "length", "pad_id", "unk_id", "cls_id", "sep_id", "mask_id")
+SHARED = ("tokenizer_hash", "vocab_size", "length", "packed", "pad_id", "unk_id", "cls_id", "sep_id", "mask_id")
 """What the manifests of folders that are trained on together agree in."""
 
 
@@ -115,7 +115,7 @@ def _check_data(config: PretrainConfig, manifests: Sequence[Manifest]) -> None:
             _require(
                 ours == first,
                 f"{folder}: its {name} is {ours}, and that of {folders[0]} is {first}; prepare both with the same "
-                f"tokenizer and length",
+                f"tokenizer, length and pack",
             )
 
 

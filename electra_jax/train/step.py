@@ -21,21 +21,29 @@ from electra_jax.train.optimizer import Params, make_optimizer
 from electra_jax.train.sharding import AXES, add_up, by_row, gather, replicated, shardings, specs
 
 Batch = Mapping[str, Any]
-"""Integer arrays: input_ids [B, L]; length [B], real tokens; first_length [B], those of [CLS] A [SEP]."""
+"""Integer arrays: input_ids [B, L]; length [B], real tokens; first_length [B], those of [CLS] A [SEP]. Packed rows have
+segments [B, L] in place of the last, see `electra_jax.data.rows.Rows`."""
 State = dict[str, Any]
 """step, bad_steps (int32: how many in a row), params (float32), optimizer (optax's state), and ema with `ema_decay`."""
 
 
 def read_tokens(batch: Batch) -> Tokens:
     """A stored batch as an encoder reads it."""
-    position = jnp.arange(batch["input_ids"].shape[1])
+    ids, position = jnp.asarray(batch["input_ids"], jnp.int32), jnp.arange(batch["input_ids"].shape[1])
     mask = position < batch["length"][:, None]
-    types = mask & (position >= batch["first_length"][:, None])
-    return Tokens(jnp.asarray(batch["input_ids"], jnp.int32), mask, types.astype(jnp.int32))
+    if "segments" not in batch:
+        types = mask & (position >= batch["first_length"][:, None])
+        return Tokens(ids, mask, types.astype(jnp.int32))
+    segments = jnp.asarray(batch["segments"], jnp.int32)
+    examples = (segments - 1) // 2  # -1 at padding
+    begins = examples != jnp.roll(examples, 1, axis=1)
+    starts = jax.lax.cummax(jnp.where(begins, position, 0), axis=1)
+    types = mask & (segments % 2 == 0)
+    return Tokens(ids, mask, types.astype(jnp.int32), examples, position - starts)
 
 
 def empty_batch(config: PretrainConfig) -> Batch:
-    """The shapes of a batch."""
+    """The shapes of a batch of rows that aren't packed."""
     rows = jnp.zeros(config.batch_size, jnp.int32)
     return {"input_ids": jnp.zeros((config.batch_size, config.length), jnp.int32), "length": rows, "first_length": rows}
 
