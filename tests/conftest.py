@@ -36,6 +36,13 @@ def rows(text: Path, tokenizer: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def packed_rows(text: Path, tokenizer: Path) -> Path:
+    out = text.parent / "packed"
+    prepare(PrepareConfig((str(text),), str(tokenizer), out, length=micro.LENGTH, held_out=0.2, pack=True))
+    return out
+
+
+@pytest.fixture(scope="session")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where compiled programs are kept for the next run of the same settings."""
     return tmp_path_factory.mktemp("compiled")

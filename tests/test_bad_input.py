@@ -153,6 +153,13 @@ def test_folders_that_do_not_go_together(
     assert line.startswith(f"{other}: its {field} is {value}, and that of {rows} is ")
 
 
+def test_packed_rows_beside_others(fail: Failing, preset: Path, rows: Path, packed_rows: Path, tmp_path: Path) -> None:
+    line = fail("pretrain", "--config", preset, "--data", rows, packed_rows, "--out", tmp_path / "out")
+    assert line.startswith(
+        f"{packed_rows}: its packed is True, and that of {rows} is False; prepare both with the same "
+    )
+
+
 # --- pretrain: a run that is there --------------------------------------------------------------------------------
 
 

@@ -1,4 +1,5 @@
 import io
+import json
 import os
 import random
 from collections import Counter
@@ -90,6 +91,42 @@ def test_the_manifest_counts_what_is_there(prepared: tuple[Path, Manifest], conf
 @pytest.mark.parametrize("workers", [2, 3])
 def test_workers_change_nothing(prepared: tuple[Path, Manifest], config: PrepareConfig, workers: int):
     assert prepare(replace(config, workers=workers)) == prepared[1]
+
+
+def test_packed_rows_hold_the_same_examples(prepared: tuple[Path, Manifest], config: PrepareConfig):
+    manifest = prepare(replace(config, pack=True))
+    assert Manifest.read(config.out) == manifest
+    assert (manifest.packed, prepared[1].packed) == (True, False)
+    for split in ("train", "eval"):
+        ours, theirs = getattr(manifest, split), getattr(prepared[1], split)
+        assert Counter(real_tokens(config.out, split)) == Counter(real_tokens(prepared[0], split))
+        assert ours.examples == theirs.rows > ours.rows == len(open_rows([config.out], split))
+        for count in ("documents", "tokens", "text_tokens", "unknown_tokens"):
+            assert getattr(ours, count) == getattr(theirs, count)
+        assert ours.padding_rate == pytest.approx(1 - ours.tokens / ours.rows / 32)
+    assert manifest.train.padding_rate < 0.02 < prepared[1].train.padding_rate
+    rows = every_row(config.out, "train")
+    assert {name: (column.shape[1:], column.dtype) for name, column in rows.items()} == {
+        "input_ids": ((32,), np.uint16),
+        "length": ((), np.int32),
+        "segments": ((32,), np.uint8),
+    }
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_workers_pack_the_same_rows(config: PrepareConfig, tmp_path: Path, workers: int):
+    several = replace(config, pack=True, shard_characters=2**12)
+    assert prepare(replace(several, workers=workers)) == prepare(replace(several, out=tmp_path / "one"))
+    assert len(list((config.out / "train").glob("data-*.arrow"))) > 3
+
+
+def test_a_manifest_of_rows_that_are_not_packed_says_nothing_of_packing(prepared: tuple[Path, Manifest]):
+    assert not {"examples", "packed"} & json.loads((prepared[0] / "manifest.json").read_text())["train"].keys()
+
+
+def test_nothing_to_pack(config: PrepareConfig):
+    manifest = prepare(replace(config, pack=True, held_out=0.0))
+    assert (manifest.eval.rows, manifest.eval.examples, len(open_rows([config.out], "eval"))) == (0, 0, 0)
 
 
 def test_the_seed_changes_the_rows(prepared: tuple[Path, Manifest], config: PrepareConfig):
@@ -225,6 +262,17 @@ def test_the_summary(prepared: tuple[Path, Manifest]):
     assert f"{tokens / 2:,.0f} tokens/s" in text
     assert "[UNK]" in text
     assert f"{prepared[1].train.rows:,}" in text
+    assert "examples a row" not in text
+
+
+def test_the_summary_of_packed_rows(config: PrepareConfig):
+    manifest = prepare(replace(config, pack=True))
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(summary(manifest, seconds=2.0))
+    text = console.export_text()
+    assert "examples a row" in text
+    assert manifest.train.examples is not None
+    assert f"{manifest.train.examples / manifest.train.rows:.1f}" in text
 
 
 def test_a_new_text_with_a_vocabulary_of_its_own_has_few_unknown(tmp_path: Path):

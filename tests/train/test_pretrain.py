@@ -159,6 +159,20 @@ def test_a_killed_run_goes_on_to_the_same_bits(
     assert micro.equal_bits(micro.saved_state(config.out, 20), micro.saved_state(finished.out, 20))
 
 
+def test_a_run_on_packed_rows_goes_on_to_the_same_bits(
+    finished: PretrainConfig, packed_rows: Path, tmp_path: Path
+) -> None:
+    whole = replace(finished, data=(packed_rows,), out=tmp_path / "whole", accumulate=2)
+    figures = pretrain(whole)
+    resumed = copy_of(whole, tmp_path / "copy")
+    shutil.rmtree(resumed.out / "checkpoints" / "20")
+    pretrain(resumed)
+
+    assert micro.records(resumed.out) == micro.records(whole.out)
+    assert micro.equal_bits(micro.saved_state(resumed.out, 20), micro.saved_state(whole.out, 20))
+    assert figures["auc"] > 0.6
+
+
 def test_a_second_call_changes_nothing(finished: PretrainConfig, tmp_path: Path) -> None:
     config = copy_of(finished, tmp_path)
     pretrain(config)
