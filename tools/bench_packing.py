@@ -153,7 +153,7 @@ def compare_losses(arguments: Arguments) -> dict[str, Any]:
 
     padded = run_config(arguments, "padded")
     kinds: tuple[Kind, ...] = ("packed", "padded")
-    curves = {}
+    curves: dict[str, list[dict[str, float]]] = {}
     for kind in kinds:
         config = run_config(arguments, kind)
         pretrain(config, Console(stderr=True))

@@ -74,10 +74,11 @@ def theirs(config: PretrainConfig) -> Any:
 
     class OnRows(Theirs):
         def __init__(self) -> None:
-            device = "gpu" if torch.cuda.is_available() else "cpu"
+            device: Literal["cpu", "gpu"] = "gpu" if torch.cuda.is_available() else "cpu"
             super().__init__(config, Arguments("run", Path(), device=device))
             self.counted = Counted(config)
-            self.batches = map(widened, self.counted)
+            batches: Any = map(widened, self.counted)  # in place of made-up ones
+            self.batches = batches
 
         def run(self, steps: int) -> Answer:
             before = self.counted.tokens
