@@ -106,14 +106,8 @@ def summary(manifest: Manifest, seconds: float) -> Table:
     tokens = manifest.train.tokens + manifest.eval.tokens
     table = Table(caption=f"{tokens / max(seconds, 1e-9):,.0f} tokens/s", caption_justify="left")
     table.add_column("split")
-    for column in (
-        "documents",
-        "rows",
-        "tokens",
-        r"\[UNK]",
-        "padding",
-        *(["examples a row"] if manifest.packed else []),
-    ):
+    columns = ["documents", "rows", "tokens", r"\[UNK]", "padding", *(["examples a row"] if manifest.packed else [])]
+    for column in columns:
         table.add_column(column, justify="right")
     for name, split in (("train", manifest.train), ("eval", manifest.eval)):
         counts = (f"{count:,}" for count in (split.documents, split.rows, split.tokens))

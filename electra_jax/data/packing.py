@@ -18,14 +18,14 @@ def pack(examples: pa.Table, pad_id: int) -> pa.Table:
     ids, lengths, firsts = (view(column.combine_chunks()) for column in examples.columns)
     length = ids.shape[1]
     rows = fit(lengths.tolist(), length)
-    order = np.concatenate(rows)
-    place = np.concatenate([np.arange(len(row)) for row in rows])
+    order = np.array([example for row in rows for example in row], np.int64)
+    place = np.array([i for row in rows for i in range(len(row))], np.uint16)
     position = np.arange(length)
     segments = 2 * place[:, None] + 1 + (position >= firsts[order, None])
     real = position < lengths[order, None]
-    row_lengths = np.array([lengths[row].sum() for row in rows])
+    row_lengths = np.array([lengths[row].sum() for row in rows], np.int32)
     filled = position < row_lengths[:, None]  # as many as in `real`, and both are read row by row
-    packed_ids, packed_segments = np.full(filled.shape, pad_id, ids.dtype), np.zeros(filled.shape, np.uint16)
+    packed_ids, packed_segments = np.full(filled.shape, pad_id, ids.dtype), np.zeros(filled.shape, segments.dtype)
     packed_ids[filled], packed_segments[filled] = ids[order][real], segments[real]
     columns = (_column(packed_ids), pa.array(row_lengths), _column(packed_segments))
     return pa.table(dict(zip(PACKED_COLUMNS, columns, strict=True)))

@@ -24,7 +24,11 @@ def examples(lengths: Sequence[tuple[int, int]], length: int) -> pa.Table:
         firsts.append(first + 2)
         totals.append(len(tokens))
         word += first + second
-    columns = [pa.FixedSizeListArray.from_arrays(pa.array(ids.reshape(-1)), length), pa.array(totals), pa.array(firsts)]
+    columns = [
+        pa.FixedSizeListArray.from_arrays(pa.array(ids.reshape(-1)), length),
+        pa.array(totals, pa.int32()),
+        pa.array(firsts, pa.int32()),
+    ]
     return pa.table(dict(zip(("input_ids", "length", "first_length"), columns, strict=True)))
 
 
@@ -62,13 +66,11 @@ def test_the_first_rows_are_like_all():
 
 
 @given(
-    st.lists(st.tuples(st.integers(1, 6), st.integers(0, 6)), min_size=1, max_size=40),
+    st.lists(st.tuples(st.integers(1, 6), st.integers(0, 6)), max_size=40),
     st.sampled_from([16, 40, 128]),
 )
 def test_every_token_and_its_segment_is_kept(lengths: list[tuple[int, int]], length: int):
     given = examples([(a, b) for a, b in lengths if a + b + 3 <= length], length)
-    if not len(given):
-        return
     packed = pack(given, PAD).cast(row_features(length, "uint16", packed=True).arrow_schema)
     found = []
     for ids, total, segments in zip(*arrays(packed), strict=True):
@@ -76,7 +78,7 @@ def test_every_token_and_its_segment_is_kept(lengths: list[tuple[int, int]], len
         assert (segments[total:] == 0).all()
         assert (ids[total:] == PAD).all()
         assert (np.diff(segments[:total].astype(int)) >= 0).all()
-        for number in range((segments.max() + 1) // 2):
+        for number in range((int(segments.max()) + 1) // 2):
             a, b = (ids[segments == 2 * number + segment].tolist() for segment in (1, 2))
             found.append((a + b, len(a)))
     expected = [(ids[:total].tolist(), first) for ids, total, first in zip(*arrays(given), strict=True)]
