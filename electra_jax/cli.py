@@ -132,6 +132,7 @@ def pretrain(arguments: Sequence[str], console: Console) -> None:
 
     from electra_jax.train.pretrain import pretrain
 
+    _keep_compiled()
     try:
         pretrain(config, console)
     except KeyboardInterrupt:
@@ -147,6 +148,7 @@ def plan(arguments: Sequence[str], console: Console) -> None:
     from electra_jax.report.progress import table
     from electra_jax.train.plan import describe, plan, virtual_devices
 
+    _keep_compiled()
     config = load_config(given.config, data=Path("data"), out=Path("out"), mesh=given.mesh)
     virtual_devices(given.mesh)
     found = plan(config, given.memory, given.peak_tflops * 1e12, given.utilisation)
@@ -177,6 +179,7 @@ def finetune(arguments: Sequence[str], console: Console) -> None:
 
     from electra_jax.finetuning.finetune import finetune
 
+    _keep_compiled()
     try:
         finetune(config, console)
     except KeyboardInterrupt:
@@ -190,6 +193,7 @@ def predict(arguments: Sequence[str], console: Console) -> None:
 
     from electra_jax.finetuning.predict import predict
 
+    _keep_compiled()
     result = predict(given.model, given.source, given.out, given.empty, given.compute)
     _print_skipped(console, result.skipped)
     console.print(f"{given.out}: {result.rows:,} rows", soft_wrap=True)
@@ -202,6 +206,7 @@ def evaluate(arguments: Sequence[str], console: Console) -> None:
     from electra_jax.finetuning.evaluate import evaluate
     from electra_jax.report.progress import table
 
+    _keep_compiled()
     found = evaluate(given.model, given.data, given.out, given.empty, given.compute)
     _print_skipped(console, found.skipped)
     scores = {name: f"{value:.4f}" for name, value in found.scores.items()}
@@ -215,12 +220,19 @@ def detect(arguments: Sequence[str], console: Console) -> None:
 
     from electra_jax.finetuning.detect import coloured, detect, write_html
 
+    _keep_compiled()
     found = detect(given.model, given.text)
     for one in found:
         Console().print(coloured(one), soft_wrap=True)
     if given.html is not None:
         write_html(found, given.model, given.html)
         console.print(str(given.html), soft_wrap=True)
+
+
+def _keep_compiled() -> None:
+    from electra_jax.train.cache import keep_compiled
+
+    keep_compiled()
 
 
 def _print_skipped(console: Console, skipped: Sequence[str]) -> None:

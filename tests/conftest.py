@@ -1,9 +1,11 @@
 """A text, its tokenizer and rows, and one finished run, made once for all tests that read them."""
 
+import os
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import micro
 import pytest
 import tomli_w
@@ -14,6 +16,13 @@ from electra_jax.data.prepare import prepare
 from electra_jax.data.vocab import train_vocabulary
 from electra_jax.presets import to_toml
 from electra_jax.train.pretrain import pretrain
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_cache() -> None:
+    """Commands leave the user's cache of compiled programs alone, here and in processes that tests start."""
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = ""
+    jax.config.update("jax_compilation_cache_dir", "")
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,56 @@
+"""Where compiled programs are kept, so that a command compiles each of them once on a machine."""
+
+import hashlib
+import os
+import platform
+from pathlib import Path
+
+import jax
+
+SETTINGS = {
+    "jax_persistent_cache_min_compile_time_secs": 0.3,  # JAX's 1 s leaves the small programs of a start to be compiled
+    "jax_compilation_cache_max_size": 4 * 2**30,  # some thousand steps of `small`; the longest unused go first
+}
+"""Of the cache, in seconds and bytes, where no variable of the environment says otherwise."""
+
+
+def keep_compiled() -> Path | None:
+    """Have JAX keep compiled programs in a folder of the user's cache; returns it, or None where nothing is changed.
+
+    That is where the user has chosen a folder (JAX_COMPILATION_CACHE_DIR or jax.config; "" for none) or has disabled
+    the cache (JAX_ENABLE_COMPILATION_CACHE=false), and where the folder can't be written. To be called before anything
+    is compiled; the commands do, importing the package doesn't.
+    """
+    now = jax.config.values
+    if now["jax_compilation_cache_dir"] is not None or not now["jax_enable_compilation_cache"]:
+        return None
+    try:
+        folder = cache_folder()
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # who writes there can have this user run anything
+    except (OSError, RuntimeError):  # RuntimeError: no home is known
+        return None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return None
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    for name, value in SETTINGS.items():
+        if name.upper() not in os.environ:
+            jax.config.update(name, value)
+    return folder
+
+
+def cache_folder() -> Path:
+    """$XDG_CACHE_HOME/electra-jax/jax, by default ~/.cache/electra-jax/jax, and in it a folder for this processor.
+
+    A program for one processor may end another with SIGILL, and the hosts of a cluster often share a home folder.
+    """
+    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return home / "electra-jax" / "jax" / f"{platform.machine()}-{hashlib.sha256(_instructions()).hexdigest()[:12]}"
+
+
+def _instructions() -> bytes:
+    """What this processor can do, as far as the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_bytes().splitlines()
+    except OSError:  # not Linux
+        return platform.processor().encode()
+    return next((line for line in lines if line.startswith((b"flags", b"Features"))), b"")

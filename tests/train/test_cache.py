@@ -1,0 +1,98 @@
+"""Where compiled programs are kept: by default, and where the user has said something else."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import pytest
+
+from electra_jax.train.cache import SETTINGS, cache_folder, keep_compiled
+
+NAMES = ("jax_compilation_cache_dir", "jax_enable_compilation_cache", *SETTINGS)
+COMMAND = """
+import electra_jax.train.pretrain, jax
+assert jax.config.jax_compilation_cache_dir is None
+from electra_jax.cli import main
+main(["plan", "--config", "tiny"])
+print(jax.config.jax_compilation_cache_dir)
+"""
+
+
+@pytest.fixture(autouse=True)
+def untouched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A user who has set nothing."""
+    before = {name: jax.config.values[name] for name in NAMES}
+    jax.config.update("jax_compilation_cache_dir", None)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def test_a_folder_of_the_users_cache(tmp_path: Path) -> None:
+    folder = keep_compiled()
+    assert folder == cache_folder()
+    assert folder.parent == tmp_path / "electra-jax" / "jax"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert jax.config.jax_compilation_cache_dir == str(folder)
+    assert {name: jax.config.values[name] for name in SETTINGS} == SETTINGS
+
+
+def test_by_default_below_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert keep_compiled() == cache_folder()
+    assert cache_folder().parent == tmp_path / ".cache" / "electra-jax" / "jax"
+
+
+def test_each_processor_has_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = {cache_folder()}
+    monkeypatch.setattr("electra_jax.train.cache._instructions", lambda: b"flags: fpu sse4_2")
+    assert len(folders | {cache_folder()}) == 2
+
+
+@pytest.mark.parametrize("chosen", ["", "elsewhere"])
+def test_the_users_folder_stays(tmp_path: Path, chosen: str) -> None:
+    jax.config.update("jax_compilation_cache_dir", chosen)
+    assert keep_compiled() is None
+    assert jax.config.jax_compilation_cache_dir == chosen
+    assert not any(tmp_path.iterdir())
+
+
+def test_disabled_it_stays_so(tmp_path: Path) -> None:
+    jax.config.update("jax_enable_compilation_cache", False)
+    assert keep_compiled() is None
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_variable_of_the_environment_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_MAX_SIZE", "1000")
+    before = jax.config.values["jax_compilation_cache_max_size"]
+    assert keep_compiled() is not None
+    assert jax.config.values["jax_compilation_cache_max_size"] == before
+
+
+def test_a_folder_that_cannot_be_made_changes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "electra-jax").write_text("in the way")
+    assert keep_compiled() is None
+    assert jax.config.jax_compilation_cache_dir is None
+
+
+def test_a_folder_that_cannot_be_written_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
+    assert keep_compiled() is None
+    assert jax.config.jax_compilation_cache_dir is None
+
+
+def test_commands_keep_what_they_compile_and_imports_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    run = subprocess.run([sys.executable, "-c", COMMAND], capture_output=True, text=True, check=True)
+    assert run.stdout == f"{cache_folder()}\n"
+    assert any(path.name.startswith("jit_step-") for path in cache_folder().iterdir())
