@@ -76,7 +76,9 @@ def _predict(config: ObjectiveConfig, picked: Picked, table: Array, bias: Array)
     exps = jax.lax.optimization_barrier(jnp.exp(logits - largest[:, None]))
     nll = jnp.log(exps.sum(-1)) + largest - target
     sums = jnp.sum(jnp.where(picked.used, nll, 0)), jnp.sum(picked.used & (target >= largest), dtype=jnp.float32)
-    return sums, draw(weigh(exps, picked.targets, config), picked.uniforms), exps
+    with jax.named_scope("sampling"):
+        sampled = draw(weigh(exps, picked.targets, config), picked.uniforms)
+    return sums, sampled, exps
 
 
 def _differentiate(exps: Float[Array, "P V"], picked: Picked, table: Array) -> tuple[tuple[Array, Array], Array]:

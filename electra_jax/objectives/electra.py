@@ -48,26 +48,23 @@ def electra(
     pick_key, mask_key, sample_key, *keys = split_rows(row_keys(key, len(tokens.ids)), 5)
     generator_key, discriminator_key = keys if dropout else (None, None)
 
-    picks = pick(pick_key, tokens, special, config)
-    targets = gather(tokens.ids, picks)
-    masked = mask(mask_key, tokens, picks, special.mask, config.mask_token_prob)
-    predicted = cloze(
-        config,
-        Picked(
-            states=flat(model.states(masked, picks.positions, generator_key)),
-            targets=flat(targets),
-            used=flat(picks.used),
-            uniforms=uniforms(sample_key, *targets.shape),
-        ),
-        model.embeddings.word[...],
-        model.generator.head.bias[...],
-    )
-    sampled = predicted.sampled.reshape(targets.shape)
+    with jax.named_scope("masking"):
+        picks = pick(pick_key, tokens, special, config)
+        targets = gather(tokens.ids, picks)
+        masked = mask(mask_key, tokens, picks, special.mask, config.mask_token_prob)
+    with jax.named_scope("generator"):
+        states = model.states(masked, picks.positions, generator_key)
+    with jax.named_scope("cloze"):
+        table, bias = model.embeddings.word[...], model.generator.head.bias[...]
+        picked = Picked(flat(states), flat(targets), flat(picks.used), uniforms(sample_key, *targets.shape))
+        predicted = cloze(config, picked, table, bias)
+        sampled = predicted.sampled.reshape(targets.shape)
 
     corrupted = tokens._replace(ids=scatter(tokens.ids, picks, sampled))
     replaced = corrupted.ids != tokens.ids  # a sample that hits the original token counts as original
-    replaced_logits = model.discriminate(corrupted, discriminator_key)
-    discriminator_sum, real = replaced_token_loss(replaced_logits, replaced, tokens.mask)
+    with jax.named_scope("discriminator"):
+        replaced_logits = model.discriminate(corrupted, discriminator_key)
+        discriminator_sum, real = replaced_token_loss(replaced_logits, replaced, tokens.mask)
 
     loss = config.generator_weight * mean(predicted.nll_sum, totals.picks)
     loss += config.discriminator_weight * mean(discriminator_sum, totals.tokens)
@@ -79,7 +76,8 @@ def electra(
         "discriminator_sum": discriminator_sum,
         "tokens": real,
     }
-    counts |= discriminator_counts(replaced_logits, replaced, tokens.mask)
+    with jax.named_scope("counts"):
+        counts |= discriminator_counts(replaced_logits, replaced, tokens.mask)
     return loss, jax.tree.map(jax.lax.stop_gradient, counts)
 
 

@@ -101,15 +101,16 @@ def make_step(
 
     def step(state: State, batch: Batch) -> tuple[State, Counts]:
         gradients, counts = differentiate(state["params"], batch, state["step"])
-        updates, optimizer_state = optimizer.update(gradients, state["optimizer"], state["params"])
-        new = {"params": optax.apply_updates(state["params"], updates), "optimizer": optimizer_state}
-        if config.ema_decay:
-            new["ema"] = optax.incremental_update(new["params"], state["ema"], 1 - config.ema_decay)
+        with jax.named_scope("optimizer"):
+            updates, optimizer_state = optimizer.update(gradients, state["optimizer"], state["params"])
+            new = {"params": optax.apply_updates(state["params"], updates), "optimizer": optimizer_state}
+            if config.ema_decay:
+                new["ema"] = optax.incremental_update(new["params"], state["ema"], 1 - config.ema_decay)
 
-        goes_on = state["bad_steps"] < config.max_bad_steps
-        good = goes_on & all_finite(gradients, counts)
-        kept = {name: state[name] for name in new}
-        new, counts = select(good, (new, counts), (kept, jax.tree.map(jnp.zeros_like, counts)))
+            goes_on = state["bad_steps"] < config.max_bad_steps
+            good = goes_on & all_finite(gradients, counts)
+            kept = {name: state[name] for name in new}
+            new, counts = select(good, (new, counts), (kept, jax.tree.map(jnp.zeros_like, counts)))
         new["step"] = state["step"] + goes_on
         new["bad_steps"] = jnp.where(goes_on, jnp.where(good, 0, state["bad_steps"] + 1), state["bad_steps"])
         steps = {"steps": goes_on.astype(jnp.float32), "bad_steps": (goes_on & ~good).astype(jnp.float32)}
