@@ -60,7 +60,7 @@ ENTRY %main (a: f32[2]) -> f32[2] {
 
 
 def test_shares_are_of_the_busy_time() -> None:
-    spent = Counter({"a": 30.0, "b": 10.0, "input": 4.0, "PjitFunction": 99.0})
+    spent = Counter({"a": 30_000_000, "b": 10_000_000, "input": 4_000_000, "PjitFunction": 99})
     found = report(spent, {"a": "generator", "b": "discriminator"}, steps=2, seconds=0.015)
     assert found["parts"] == {
         "generator": {"ms": 15.0, "share": 0.75},

@@ -17,7 +17,7 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice, repeat
@@ -40,7 +40,7 @@ from electra_jax.objectives.masking import SpecialTokens
 from electra_jax.presets import load_config
 from electra_jax.train.cache import keep_compiled
 from electra_jax.train.sharding import make_mesh, put_rows
-from electra_jax.train.step import Batch, State, abstract_state, empty_batch, init_params, init_state, jit_step
+from electra_jax.train.step import State, abstract_state, empty_batch, init_params, init_state, jit_step
 
 INPUT = "input"
 PARTS = {
@@ -121,7 +121,7 @@ def special_tokens(data: Path | None) -> SpecialTokens:
     return SpecialTokens(manifest.cls_id, manifest.sep_id, manifest.mask_id)
 
 
-def batches(config: PretrainConfig, data: Path | None) -> Iterator[Batch]:
+def batches(config: PretrainConfig, data: Path | None) -> Generator[dict[str, np.ndarray], None, None]:
     """Batches of the rows, or the same full random rows again and again."""
     if data is not None:
         yield from train_batches(open_rows((data,), "train"), config.batch_size, config.seed)
@@ -138,12 +138,14 @@ def trace_options() -> jax.profiler.ProfileOptions:
     return options
 
 
-def run(step: jax.stages.Compiled, state: State, some: Iterable[Batch], mesh: jax.sharding.Mesh) -> float:
+def run(
+    step: jax.stages.Compiled, state: State, some: Iterator[dict[str, np.ndarray]], mesh: jax.sharding.Mesh
+) -> float:
     """Take a step for each batch; returns the seconds of all."""
-    start, batches = time.perf_counter(), iter(some)
+    start = time.perf_counter()
     while True:
         with jax.profiler.TraceAnnotation(INPUT):
-            batch = next(batches, None)
+            batch = next(some, None)
             if batch is None:
                 break
             placed = put_rows(batch, mesh)
@@ -176,13 +178,13 @@ def part_of(op_name: str) -> str:
 
 
 def times(folder: Path) -> Counter[str]:
-    """Milliseconds of each operation in the trace, by its name in the compiled program."""
+    """Nanoseconds of each operation in the trace, by its name in the compiled program."""
     (file,) = folder.glob("plugins/profile/*/*.xplane.pb")
-    found: Counter[str] = Counter()
+    found = Counter[str]()
     for plane in ProfileData.from_file(str(file)).planes:
         for line in plane.lines:
             for event in line.events:
-                found[operation(event)] += event.duration_ns / 1e6
+                found[operation(event)] += int(event.duration_ns)
     return found
 
 
@@ -193,18 +195,19 @@ def operation(event: Any) -> str:
 
 def report(spent: Counter[str], parts: dict[str, str], steps: int, seconds: float) -> dict[str, Any]:
     """Milliseconds a step, and the share of the sum, of each part."""
-    busy: Counter[str] = Counter()
-    for name, milliseconds in spent.items():
+    busy = Counter[str]()
+    for name, nanoseconds in spent.items():
         if name in parts:
-            busy[parts[name]] += milliseconds / steps
-    total = busy.total() or 1.0
+            busy[parts[name]] += nanoseconds
+    total = busy.total() or 1
+    milliseconds = 1e-6 / steps
     return {
         "device": jax.devices()[0].device_kind,
         "steps": steps,
         "step_ms": 1e3 * seconds,
-        "busy_ms": busy.total(),
-        "input_ms": spent[INPUT] / steps,
-        "parts": {part: {"ms": ms, "share": ms / total} for part, ms in busy.most_common()},
+        "busy_ms": busy.total() * milliseconds,
+        "input_ms": spent[INPUT] * milliseconds,
+        "parts": {part: {"ms": ns * milliseconds, "share": ns / total} for part, ns in busy.most_common()},
     }
 
 
