@@ -1,11 +1,27 @@
 """Floating-point operations of a step, and the most that the devices can do."""
 
 import time
+from collections import Counter
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from electra_jax.config import ElectraConfig, PretrainConfig
+
+
+class Product(NamedTuple):
+    """A matrix product, [m, k] @ [k, n], and how often a step has it."""
+
+    m: int
+    k: int
+    n: int
+    times: int
+
+    @property
+    def flops(self) -> float:
+        """Of one."""
+        return 2.0 * self.m * self.k * self.n
 
 
 def step_flops(config: PretrainConfig) -> float:
@@ -29,6 +45,35 @@ def _replaced_token_head(c: ElectraConfig) -> int:
 
 def _masked_lm_head(c: ElectraConfig) -> int:
     return 2 * c.hidden_size * c.embedding_size + 2 * c.embedding_size * c.vocab_size
+
+
+def dense_products(config: PretrainConfig) -> list[Product]:
+    """What most of `step_flops` is made of: of each dense layer, the forward product and the two of the backward pass.
+
+    Left out are attention's products, which are batches of small ones, and the replaced-token head's of one column.
+    """
+    rows, picks = config.batch_size * config.length, config.batch_size * config.objective.slots(config.length)
+    discriminator, generator = config.model.tower("discriminator"), config.model.tower("generator")
+    layers = _dense_layers(discriminator, rows) + _dense_layers(generator, rows)
+    layers[rows, discriminator.hidden_size, discriminator.hidden_size] += 1
+    layers[picks, generator.hidden_size, generator.embedding_size] += 1
+    layers[picks, generator.embedding_size, generator.vocab_size] += 1
+    products: Counter[tuple[int, int, int]] = Counter()
+    for (m, k, n), times in layers.items():
+        for shape in ((m, k, n), (m, n, k), (k, m, n)):  # the output; the gradients of input and kernel
+            products[shape] += times
+    return [Product(*shape, times) for shape, times in products.items()]
+
+
+def _dense_layers(c: ElectraConfig, rows: int) -> Counter[tuple[int, int, int]]:
+    """Rows, inputs and outputs of an encoder's layers, and how many there are."""
+    wide, deep = (rows, c.hidden_size, c.intermediate_size), (rows, c.intermediate_size, c.hidden_size)
+    layers: Counter[tuple[int, int, int]] = Counter()
+    for shape, times in (((rows, c.hidden_size, c.hidden_size), 4), (wide, 1), (deep, 1)):
+        layers[shape] += times * c.num_hidden_layers
+    if c.embedding_size != c.hidden_size:
+        layers[rows, c.embedding_size, c.hidden_size] += 1
+    return layers
 
 
 def measure_peak(dtype: str, seconds: float = 0.3) -> float:

@@ -1,0 +1,159 @@
+"""The package's train step as a worker of tools/benchmark.py.
+
+python tools/jax_electra.py run CONFIG.toml
+python tools/jax_electra.py check CONFIG.toml DRAWN.npz
+"""
+
+import json
+import time
+from functools import partial
+from itertools import cycle
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from flax import nnx
+from tyro.conf import Positional
+from workers import (
+    CLS,
+    MASK,
+    SEP,
+    Answer,
+    enough_operations,
+    made_up_batches,
+    peak_resident_bytes,
+    serve,
+    time_product,
+)
+
+from electra_jax.config import PretrainConfig
+from electra_jax.hub.names import TOWERS
+from electra_jax.hub.weights import to_state
+from electra_jax.model.layers import row_keys, split_rows
+from electra_jax.objectives.electra import electra
+from electra_jax.objectives.masking import SpecialTokens, mask, pick, scatter
+from electra_jax.objectives.metrics import summarize
+from electra_jax.objectives.sampling import sample
+from electra_jax.presets import read_toml
+from electra_jax.train.optimizer import Params
+from electra_jax.train.sharding import abstract, make_mesh, put_rows
+from electra_jax.train.step import abstract_state, graph_of, init_params, init_state, jit_step, read_tokens
+
+SPECIAL = SpecialTokens(CLS, SEP, MASK)
+
+
+class Ours:
+    """The step that `pretrain` runs, compiled; its state stays on the device."""
+
+    def __init__(self, config: PretrainConfig):
+        self.config, self.mesh = config, make_mesh(config.mesh, config.batch_size)
+        self.batches = cycle(made_up_batches(config))
+        shapes = abstract(abstract_state(config), self.mesh)
+        places = jax.tree.map(lambda a: a.sharding, shapes)
+        start = time.perf_counter()
+        batch = put_rows(next(self.batches), self.mesh)
+        self.step = jit_step(config, SPECIAL, self.mesh).lower(shapes, batch).compile()
+        self.ready: Answer = {"compile_seconds": time.perf_counter() - start}
+        params = jax.jit(partial(init_params, config), out_shardings=places["params"])()
+        self.state = jax.jit(partial(init_state, config), out_shardings=places)(params)
+
+    def run(self, steps: int) -> Answer:
+        """Train for so many steps; nothing is read from the device before the last."""
+        start = time.perf_counter()
+        for _ in range(steps):
+            self.state, counts = self.step(self.state, put_rows(next(self.batches), self.mesh))
+        jax.block_until_ready(self.state)
+        seconds = time.perf_counter() - start
+        objective = self.config.objective
+        losses = summarize(jax.device_get(counts), objective.generator_weight, objective.discriminator_weight)
+        return {"seconds": seconds, "loss": losses["loss"]}
+
+    def products(self, shapes: list[tuple[int, int, int]], dtype: str) -> Answer:
+        """Seconds of XLA's matrix product of each shape."""
+        return {"seconds": [seconds_of_product(m, k, n, dtype) for m, k, n in shapes]}
+
+    def memory(self) -> Answer:
+        """Of the process, or of the GPU."""
+        if jax.default_backend() == "cpu":
+            return {"peak_bytes": peak_resident_bytes()}
+        statistics = jax.local_devices()[0].memory_stats() or {}
+        return {"peak_bytes": statistics["peak_bytes_in_use"]}
+
+
+matmul = jax.jit(jnp.matmul)
+
+
+def seconds_of_product(m: int, k: int, n: int, dtype: str) -> float:
+    """The best that XLA does."""
+    a, b = jnp.ones((m, k), dtype), jnp.ones((k, n), dtype)
+    results: list[jax.Array] = []
+
+    def wait() -> None:
+        jax.block_until_ready(results)
+        results.clear()
+
+    flops = 2.0 * m * k * n
+    return time_product(lambda: results.append(matmul(a, b)), wait, flops, enough_operations(jax.default_backend()))
+
+
+# --- the check ----------------------------------------------------------------------------------------------------
+
+
+def check(config: PretrainConfig, drawn: Path) -> float:
+    """The loss of a batch without dropout. Weights, masks and samples are written to `drawn`, by Hugging Face keys."""
+    params = perturbed(init_params(config), config.seed)
+    tokens = read_tokens(made_up_batches(config, 1, padded=True)[0])
+    graph, key = graph_of(config), jax.random.key(config.seed)
+
+    @jax.jit
+    def joint(params: Params) -> tuple[jax.Array, dict[str, jax.Array]]:
+        model = nnx.merge(graph, params)
+        loss, _ = electra(model, tokens, key, SPECIAL, config.objective, dropout=False)
+        pick_key, mask_key, sample_key, *_ = split_rows(row_keys(key, len(tokens.ids)), 5)  # as `electra` draws
+        picks = pick(pick_key, tokens, SPECIAL, config.objective)
+        masked = mask(mask_key, tokens, picks, SPECIAL.mask, config.objective.mask_token_prob)
+        logits = model.generate(masked, picks.positions)
+        corrupted = scatter(tokens.ids, picks, sample(sample_key, logits, config.objective.temperature))
+        arrays = {"ids": tokens.ids, "mask": tokens.mask, "types": tokens.types, "masked": masked.ids}
+        return loss, arrays | {"positions": picks.positions, "used": picks.used, "corrupted": corrupted}
+
+    loss, arrays = joint(params)
+    np.savez(drawn, **tensors(config, params), **jax.device_get(arrays))
+    return float(loss)
+
+
+def perturbed(params: Params, seed: int) -> Params:
+    """No parameter zero or one, so that none can be left out unseen."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda a: a + jnp.asarray(rng.normal(0, 0.02, a.shape), a.dtype), params)
+
+
+def tensors(config: PretrainConfig, params: Params) -> dict[str, Any]:
+    """Both towers' tensors as "discriminator/KEY" and "generator/KEY"."""
+    return {
+        f"{kind}/{key}": tensor
+        for kind in TOWERS
+        for key, tensor in to_state(
+            {"embeddings": params["embeddings"], **params[kind]}, config.model.tower(kind), kind
+        ).items()
+    }
+
+
+def main(
+    do: Positional[Literal["run", "check"]], config: Positional[Path], drawn: Positional[Path | None] = None
+) -> None:
+    """Answer on stdout: of a contestant, or of the check, which writes `drawn`."""
+    settings = read_toml(PretrainConfig, config)
+    with jax.set_mesh(make_mesh(settings.mesh, settings.batch_size)):
+        if do == "run":
+            serve(lambda: Ours(settings))
+        else:
+            assert drawn is not None, "the check needs a file to write to"
+            print(json.dumps({"loss": check(settings, drawn)}))
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

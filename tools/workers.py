@@ -1,0 +1,145 @@
+"""Processes that take turns: the benchmark asks, a worker answers, each in a line of JSON.
+
+A contestant lives in a process of its own, so that its peak of memory and its compiled programs are its own, and waits
+in between without using the processor.
+"""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import numpy as np
+
+from electra_jax.config import PretrainConfig
+from electra_jax.errors import RunError
+
+Answer = dict[str, Any]
+PAD, UNK, CLS, SEP, MASK, WORDS = range(6)
+"""Ids of made-up rows."""
+BATCHES = 8
+"""Made up once, and read in turn."""
+
+
+class Worker:
+    """The asking side of a process."""
+
+    def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str], log: Path):
+        self.name, self.log = name, log
+        with log.open("w") as errors:
+            self.process = subprocess.Popen(
+                [sys.executable, *command],
+                env=os.environ | environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
+        self.ready = self._read()
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _pipe(self.process.stdin).close()
+        self.process.kill()
+        self.process.wait()
+
+    def ask(self, do: str, **what: Any) -> Answer:
+        """The answer to a question; raises RunError where the process ends instead."""
+        pipe = _pipe(self.process.stdin)
+        try:
+            print(json.dumps({"do": do, **what}), file=pipe, flush=True)
+        except BrokenPipeError:
+            pass  # told by the missing answer
+        return self._read()
+
+    def _read(self) -> Answer:
+        line = _pipe(self.process.stdout).readline()
+        if not line:
+            said = self.log.read_text().strip().splitlines() or ["nothing on stderr"]
+            raise RunError(f"{self.name}: ended with status {self.process.wait()}: {said[-1]}")
+        return json.loads(line)
+
+
+def _pipe(pipe: IO[str] | None) -> IO[str]:
+    assert pipe is not None
+    return pipe
+
+
+class Contestant(Protocol):
+    """The answering side of a process."""
+
+    ready: Answer
+    """What it says first: compile_seconds."""
+
+    def run(self, steps: int) -> Answer:
+        """Train for so many steps: seconds, and the last loss."""
+
+    def products(self, shapes: list[tuple[int, int, int]], dtype: str) -> Answer:
+        """Seconds of the matrix product of each shape (m, k, n)."""
+
+    def memory(self) -> Answer:
+        """peak_bytes, so far."""
+
+
+def serve(start: Callable[[], Contestant]) -> None:
+    """Answer until nobody asks any more."""
+    channel = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever a library prints is no answer
+    contestant = start()
+    print(json.dumps(contestant.ready), file=channel, flush=True)
+    for line in sys.stdin:
+        question = json.loads(line)
+        answer = getattr(contestant, question.pop("do"))(**question)
+        print(json.dumps(answer), file=channel, flush=True)
+
+
+def peak_resident_bytes() -> int:
+    """Most resident memory of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def time_product(start: Callable[[], Any], wait: Callable[[], None], flops: float, enough: float) -> float:
+    """Seconds of a call: the best of three tries, each of so many calls as make `enough` operations."""
+    calls = max(1, round(enough / flops))
+    start()
+    wait()
+    tries = []
+    for _ in range(3):
+        begin = time.perf_counter()
+        for _ in range(calls):
+            start()
+        wait()
+        tries.append((time.perf_counter() - begin) / calls)
+    return min(tries)
+
+
+def enough_operations(device: str) -> float:
+    """What takes a few milliseconds."""
+    return 1e9 if device == "cpu" else 2e12
+
+
+def made_up_batches(config: PretrainConfig, number: int = BATCHES, padded: bool = False) -> list[dict[str, np.ndarray]]:
+    """Rows of random words in two segments, as batches are stored; full ones, or of many lengths."""
+    rng = np.random.default_rng(config.seed)
+    return [_made_up_batch(rng, config, padded) for _ in range(number)]
+
+
+def _made_up_batch(rng: np.random.Generator, config: PretrainConfig, padded: bool) -> dict[str, np.ndarray]:
+    rows, length = config.batch_size, config.length
+    lengths = rng.integers(length // 2, length + 1, rows) if padded else np.full(rows, length)
+    first = lengths // 2
+    position = np.arange(length)
+    ids = rng.integers(WORDS, config.model.vocab_size, (rows, length))
+    ids[(position == lengths[:, None] - 1) | (position == first[:, None] - 1)] = SEP
+    ids[:, 0] = CLS
+    ids[position >= lengths[:, None]] = PAD
+    return {
+        name: np.asarray(a, np.int32) for name, a in (("input_ids", ids), ("length", lengths), ("first_length", first))
+    }
