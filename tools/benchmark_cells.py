@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from workers import Answer, Worker
 
-from electra_jax.config import PretrainConfig
+from electra_jax.config import ComputeConfig, PretrainConfig
 from electra_jax.errors import RunError, UserError
 from electra_jax.files import write_text
 from electra_jax.presets import load_config, to_toml
@@ -50,24 +50,22 @@ class Turns:
 def cell_config(size: str, length: int, rows: int, device: Device, attention_dropout: float) -> PretrainConfig:
     """A preset with the benchmark's shapes, AdamW, and the device's dtype."""
     config = load_config(size, data=(Path("made-up"),), out=Path("unused"), length=length, batch_size=rows)
-    if length > config.model.max_position_embeddings:
-        raise UserError(
-            f"lengths: {length} is more than the {config.model.max_position_embeddings} positions of {size}"
-        )
+    positions = config.model.max_position_embeddings
+    if length > positions:
+        raise UserError(f"lengths: {length} is more than the {positions} positions of {size}")
     if not config.objective.slots(length):
         raise UserError(f"lengths: {length} is too short for a pick in each row")
     if config.objective.disallow_correct or config.model.tie != "embeddings":
         raise UserError(f"sizes: {size} has an objective or ties that the contestants in PyTorch don't have")
-    compute = replace(
-        config.compute, dtype="float32" if device == "cpu" else "bfloat16", scan_layers=False, remat="none"
-    )
+    on_cpu = device == "cpu"
+    compute = ComputeConfig("float32" if on_cpu else "bfloat16", attention="xla" if on_cpu else "cudnn")
     return replace(
         config,
         accumulate=1,
         mesh=None,
         model=replace(config.model, attention_probs_dropout_prob=attention_dropout),
         optimizer=replace(config.optimizer, name="adamw"),
-        compute=replace(compute, attention="xla" if device == "cpu" else "cudnn"),
+        compute=compute,
     )
 
 
@@ -186,7 +184,7 @@ def take_turns(
     """Seconds a step of each worker, and the rate of matrix products, in each round."""
     steps = {name: calibrate(worker, turns.seconds) for name, worker in workers.items()}
     rates: dict[Any, list[float]] = {name: [] for name in workers}
-    products = [worker for worker in measures_products(workers)]
+    products = measures_products(workers)
     time_products(products, config)  # compiles them
     found = []
     for _ in range(turns.rounds):
@@ -226,10 +224,10 @@ def time_products(workers: Sequence[Worker], config: PretrainConfig) -> dict[str
     def rate(each: Iterable[float]) -> float:
         return flops / sum(one * product.times for one, product in zip(each, products, strict=True))
 
-    alone = {
-        f"{library}_flops_per_second": rate(each) for library, each in zip(("xla", "torch"), seconds, strict=False)
-    }
-    return {"flops_per_second": rate(map(min, zip(*seconds, strict=True))), **alone}
+    found = {"flops_per_second": rate(map(min, zip(*seconds, strict=True)))}
+    for library, each in zip(("xla", "torch"), seconds, strict=False):  # the first alone, where only ours is measured
+        found[f"{library}_flops_per_second"] = rate(each)
+    return found
 
 
 def figures(config: PretrainConfig, seconds: Sequence[float], peaks: Sequence[float]) -> dict[str, Any]:

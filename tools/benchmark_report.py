@@ -26,7 +26,7 @@ def cell_table(name: str, cell: Mapping[str, Any]) -> Table:
     title = f"{name}: {cell['rows']} x {cell['length']}, {cell['dtype']}, a step {cell['flops'] / 1e9:.4g} GFLOP, "
     grid = Table(title=title + f"matrix products {products / 1e9:,.0f} GFLOP/s", title_justify="left")
     for heading in ("", "tokens/s", "ours is", "GFLOP/s", "of peak", "memory", "compiling"):
-        grid.add_column(heading)
+        grid.add_column(heading, no_wrap=True)
     for contestant, found in cell["contestants"].items():
         ratio = cell["ratios"].get(contestant)
         grid.add_row(
@@ -64,7 +64,7 @@ def compiling(found: Mapping[str, Any]) -> str:
 
 
 def plot_cells(cells: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """Tokens a second of each contestant, and the ratios, by cell; the bars end at the median, the whiskers span all."""
+    """Tokens a second of each contestant, and the ratios, by cell: medians, and whiskers over all rounds."""
     figure = Figure(figsize=(12, 4.5), layout="constrained")
     speeds, times = figure.subplots(1, 2)
     contestants = {name: None for cell in cells.values() for name in cell["contestants"]}

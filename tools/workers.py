@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -53,10 +54,8 @@ class Worker:
     def ask(self, do: str, **what: Any) -> Answer:
         """The answer to a question; raises RunError where the process ends instead."""
         pipe = _pipe(self.process.stdin)
-        try:
+        with suppress(BrokenPipeError):  # told by the missing answer
             print(json.dumps({"do": do, **what}), file=pipe, flush=True)
-        except BrokenPipeError:
-            pass  # told by the missing answer
         return self._read()
 
     def _read(self) -> Answer:
@@ -140,6 +139,5 @@ def _made_up_batch(rng: np.random.Generator, config: PretrainConfig, padded: boo
     ids[(position == lengths[:, None] - 1) | (position == first[:, None] - 1)] = SEP
     ids[:, 0] = CLS
     ids[position >= lengths[:, None]] = PAD
-    return {
-        name: np.asarray(a, np.int32) for name, a in (("input_ids", ids), ("length", lengths), ("first_length", first))
-    }
+    batch = {"input_ids": ids, "length": lengths, "first_length": first}
+    return {name: array.astype(np.int32) for name, array in batch.items()}
