@@ -32,6 +32,7 @@ from electra_jax.errors import UserError
 from electra_jax.files import can_be_made, write_text
 
 BATCH_TOKENS: dict[Device, int] = {"cpu": 2048, "gpu": 16384}
+WIDTH = 160  # of tables in a file
 INTERRUPTED = 130  # what a shell gives for SIGINT
 Results = dict[str, Any]
 
@@ -67,7 +68,8 @@ def main(arguments: Arguments) -> None:
     turns = Turns(arguments.contestants, arguments.rounds, arguments.seconds_per_round, device, arguments.sampler)
     with can_be_made(arguments.out):
         arguments.out.mkdir(parents=True, exist_ok=True)
-    (sweep if arguments.sweep else compare)(arguments, turns, Console())
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
+    (sweep if arguments.sweep else compare)(arguments, turns, console)
 
 
 def check(arguments: Arguments) -> Device:

@@ -58,7 +58,7 @@ def cell_config(size: str, length: int, rows: int, device: Device, attention_dro
     if config.objective.disallow_correct or config.model.tie != "embeddings":
         raise UserError(f"sizes: {size} has an objective or ties that the contestants in PyTorch don't have")
     on_cpu = device == "cpu"
-    compute = ComputeConfig("float32" if on_cpu else "bfloat16", attention="xla" if on_cpu else "cudnn")
+    compute = ComputeConfig(dtype="float32" if on_cpu else "bfloat16", attention="xla" if on_cpu else "cudnn")
     return replace(
         config,
         accumulate=1,

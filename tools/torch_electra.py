@@ -117,7 +117,7 @@ def draw(batch: Tensors, objective: ObjectiveConfig) -> Tensors:
     """Fresh picks of each row, without replacement, most of them masked."""
     ids = batch["ids"]
     slots = objective.slots(ids.shape[1])
-    special = torch.isin(ids, torch.tensor([CLS, SEP, MASK], device=ids.device))
+    special = (ids == CLS) | (ids == SEP) | (ids == MASK)
     candidates = batch["mask"].bool() & ~special
     positions = torch.rand(ids.shape, device=ids.device).masked_fill(~candidates, -1.0).topk(slots, 1).indices
     wanted = (batch["mask"].sum(1) * objective.mask_prob).round().clamp(1, slots).minimum(candidates.sum(1))
