@@ -25,28 +25,28 @@ def cell_table(name: str, cell: Mapping[str, Any]) -> Table:
     products = np.median([product["flops_per_second"] for product in cell["products"]])
     title = f"{name}: {cell['rows']} x {cell['length']}, {cell['dtype']}, a step {cell['flops'] / 1e9:.4g} GFLOP, "
     grid = Table(title=title + f"matrix products {products / 1e9:,.0f} GFLOP/s", title_justify="left")
-    for heading in ("", "tokens/s", "ours is faster", "GFLOP/s", "of peak", "memory", "compiling"):
+    for heading in ("", "tokens/s", "ours / this", "GFLOP/s", "of peak", "memory", "compiling"):
         grid.add_column(heading)
     for contestant, found in cell["contestants"].items():
         ratio = cell["ratios"].get(contestant)
         grid.add_row(
             LABELS[contestant],
             range_of(found["tokens_per_second"], "{:,.0f}"),
-            range_of(ratio, "{:.2f}", " times") if ratio else "",
+            range_of(ratio, "{:.2f}") if ratio else "",
             f"{found['flops_per_second']['median'] / 1e9:,.0f}",
             f"{found['peak_share']['median']:.0%}",
             memory(found),
             compiling(found),
         )
     if best := cell["ratios"].get("best_on_picks"):
-        grid.caption = f"{range_of(best, '{:.2f}', ' times')} {RATIO_LABELS['best_on_picks']}"
+        grid.caption = f"ours / {RATIO_LABELS['best_on_picks']}: {range_of(best, '{:.2f}')}"
     return grid
 
 
-def range_of(found: Mapping[str, float], form: str, unit: str = "") -> str:
+def range_of(found: Mapping[str, float], form: str) -> str:
     """Median, smallest and largest."""
     low, median, high = (form.format(found[name]) for name in ("min", "median", "max"))
-    return f"{median}{unit} ({low} to {high})"
+    return f"{median} ({low} to {high})"
 
 
 def memory(found: Mapping[str, Any]) -> str:
