@@ -75,10 +75,10 @@ def plot_cells(cells: Mapping[str, Mapping[str, Any]], path: Path) -> None:
         _bars(times, (i, 2), [cell["ratios"].get(name) for cell in cells.values()], RATIO_LABELS[name], colour)
     times.axhline(1, color="black", linewidth=0.8)
     speeds.set(ylabel="tokens/s", yscale="log")
-    times.set(ylabel="times as fast as ...")
+    times.set(ylabel="ours is so many times as fast as")
     for axes in (speeds, times):
         axes.set_xticks(range(len(cells)), cells, rotation=30, ha="right")
-        axes.legend(fontsize=8)
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, fontsize=8)
     save(figure, path)
 
 
@@ -109,10 +109,12 @@ def plot_sweep(series: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(4 * len(series), 3.8), layout="constrained")
     for axes, (name, found) in zip(figure.subplots(1, len(series), squeeze=False)[0], series.items(), strict=True):
         x = np.array([point["value"] for point in found["points"]], float)
-        axes.loglog(x, [point["seconds"]["min"] for point in found["points"]], "o", label="measured")
+        y = [point["seconds"]["min"] for point in found["points"]]
+        axes.loglog(x, y, "o", label="measured")
         fit = found["factor"] * x ** found["exponent"]
         axes.loglog(x, fit, "-", label=f"~ {name}^{found['exponent']:.2f}")
         axes.set_xticks(x, [f"{value:g}" for value in x])
+        axes.set_yticks(y, [f"{value:.2g}" for value in y])
         axes.minorticks_off()
         axes.set(title=found["about"], xlabel=name, ylabel="seconds a step")
         axes.legend(fontsize=8)
