@@ -83,6 +83,7 @@ def check_cell(out: Path) -> None:
         assert found["peak_bytes"] > 10**7
     ours = cell["contestants"]["ours"]
     assert 0 < ours["compile_seconds_cached"] < ours["compile_seconds"]
+    assert 0 <= cell["others"]["median"] <= 1
     assert cell["ratios"]["best_on_picks"] == cell["ratios"]["picks"]
     assert cell["products"][0].keys() == {"flops_per_second", "xla_flops_per_second", "torch_flops_per_second"}
     assert (out / "benchmark.png").read_bytes().startswith(b"\x89PNG")

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from workers import Answer, Worker
+from workers import Answer, Worker, busy_seconds
 
 from electra_jax.config import ComputeConfig, PretrainConfig
 from electra_jax.errors import RunError, UserError
@@ -32,6 +32,15 @@ TORCH: dict[Name, tuple[str, ...]] = {
 """The contestants in PyTorch, by their options of tools/torch_electra.py."""
 TOLERANCE = 1e-4  # relative, of float32 losses
 CHECKED_ROWS = 4  # which is enough to see any difference, and takes little time for the largest model
+
+
+class Turn(NamedTuple):
+    """What a turn found."""
+
+    seconds: float
+    """Of a step."""
+    others: float
+    """Share of the cores that other processes had meanwhile: a busy machine doesn't slow all contestants alike."""
 
 
 @dataclass(frozen=True)
@@ -143,10 +152,11 @@ def measure(config: PretrainConfig, turns: Turns) -> dict[str, Any]:
         file, variables = _write_config(config, Path(folder) / "config.toml"), environment(turns.device, Path(folder))
         cold = compile_cold(file, variables)
         workers = {name: stack.enter_context(start(name, file, variables, turns)) for name in turns.contestants}
-        rates, products = take_turns(workers, config, turns)
+        taken, products = take_turns(workers, config, turns)
         memory = {name: worker.ask("memory")["peak_bytes"] for name, worker in workers.items()}
     flops, peaks = step_flops(config), [product["flops_per_second"] for product in products]
-    contestants = {name: figures(config, rates[name], peaks) for name in workers}
+    seconds = {name: [turn.seconds for turn in some] for name, some in taken.items()}
+    contestants = {name: figures(config, seconds[name], peaks) for name in workers}
     for name, worker in workers.items():
         contestants[name] |= {"compile_seconds": worker.ready["compile_seconds"], "peak_bytes": memory[name]}
     warm = {"compile_seconds_cached": workers["ours"].ready["compile_seconds"], "peak_bytes_cached": memory["ours"]}
@@ -158,7 +168,8 @@ def measure(config: PretrainConfig, turns: Turns) -> dict[str, Any]:
         "flops": flops,
         "losses": losses,
         "contestants": contestants,
-        "ratios": ratios(rates),
+        "ratios": ratios(seconds),
+        "others": spread(turn.others for some in taken.values() for turn in some),
         "products": products,
     }
 
@@ -180,32 +191,34 @@ def start(name: Name, file: Path, variables: Mapping[str, str], turns: Turns) ->
 
 def take_turns(
     workers: Mapping[Any, Worker], config: PretrainConfig, turns: Turns
-) -> tuple[dict[Any, list[float]], list[dict[str, float]]]:
-    """Seconds a step of each worker, and the rate of matrix products, in each round."""
+) -> tuple[dict[Any, list[Turn]], list[dict[str, float]]]:
+    """The turns of each worker, and the rate of matrix products, in each round."""
     steps = {name: calibrate(worker, turns.seconds) for name, worker in workers.items()}
-    rates: dict[Any, list[float]] = {name: [] for name in workers}
+    taken: dict[Any, list[Turn]] = {name: [] for name in workers}
     products = measures_products(workers)
     time_products(products, config)  # compiles them
     found = []
     for _ in range(turns.rounds):
         for name, worker in workers.items():
-            rates[name].append(run(worker, steps[name]))
+            taken[name].append(run(worker, steps[name]))
         found.append(time_products(products, config))
-    return rates, found
+    return taken, found
 
 
 def calibrate(worker: Worker, seconds: float) -> int:
     """How many steps fill a turn; two are run, and the first isn't counted."""
     run(worker, 1)
-    return max(1, round(seconds / run(worker, 1)))
+    return max(1, round(seconds / run(worker, 1).seconds))
 
 
-def run(worker: Worker, steps: int) -> float:
-    """Seconds a step."""
+def run(worker: Worker, steps: int) -> Turn:
+    """Train for so many steps."""
+    before = busy_seconds()
     answer = worker.ask("run", steps=steps)
     if not abs(answer["loss"]) < float("inf"):
         raise RunError(f"{worker.name}: the loss isn't finite")
-    return answer["seconds"] / steps
+    others = max(0.0, busy_seconds() - before - answer["processor_seconds"])
+    return Turn(answer["seconds"] / steps, others / (answer["seconds"] * (os.cpu_count() or 1)))
 
 
 def measures_products(workers: Mapping[Any, Worker]) -> list[Worker]:

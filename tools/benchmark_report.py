@@ -38,8 +38,9 @@ def cell_table(name: str, cell: Mapping[str, Any]) -> Table:
             memory(found),
             compiling(found),
         )
+    grid.caption = f"other processes had {cell['others']['median']:.0%} of the cores meanwhile"
     if best := cell["ratios"].get("best_on_picks"):
-        grid.caption = f"ours / {RATIO_LABELS['best_on_picks']}: {range_of(best, '{:.2f}')}"
+        grid.caption = f"ours / {RATIO_LABELS['best_on_picks']}: {range_of(best, '{:.2f}')}; {grid.caption}"
     return grid
 
 

@@ -72,7 +72,9 @@ def measure_series(series: Series, config: PretrainConfig, turns: Turns) -> dict
             write_text(file, to_toml(one))
             workers.append(stack.enter_context(start("ours", file, environment(turns.device, Path(folder)), turns)))
         steps = [calibrate(worker, turns.seconds) for worker in workers]
-        rounds = [[run(worker, n) for worker, n in zip(workers, steps, strict=True)] for _ in range(turns.rounds)]
+        rounds = [
+            [run(worker, n).seconds for worker, n in zip(workers, steps, strict=True)] for _ in range(turns.rounds)
+        ]
         memory = [worker.ask("memory")["peak_bytes"] for worker in workers]
     seconds, flops = [spread(each) for each in zip(*rounds, strict=True)], [step_flops(one) for one in configs]
     names = ("value", "rows", "length", "seconds", "flops", "peak_bytes", "compile_seconds")
