@@ -218,7 +218,7 @@ def run(worker: Worker, steps: int) -> Turn:
     if not abs(answer["loss"]) < float("inf"):
         raise RunError(f"{worker.name}: the loss isn't finite")
     others = max(0.0, busy_seconds() - before - answer["processor_seconds"])
-    return Turn(answer["seconds"] / steps, others / (answer["seconds"] * (os.cpu_count() or 1)))
+    return Turn(answer["seconds"] / steps, min(1.0, others / (answer["seconds"] * (os.cpu_count() or 1))))
 
 
 def measures_products(workers: Mapping[Any, Worker]) -> list[Worker]:
