@@ -2,8 +2,9 @@
 
 import functools
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import pyarrow as pa
@@ -15,8 +16,8 @@ from electra_jax.config import PrepareConfig
 from electra_jax.data.builder import Row, build_rows
 from electra_jax.data.rows import COLUMNS, id_dtype, row_features
 
-SENTENCES_AT_ONCE = 256
-"""Few, because an encoding takes some hundred bytes a token until its ids are taken out."""
+SENTENCES_AT_ONCE = 1024
+"""Enough for the tokenizer's threads, and few, because an encoding takes some hundred bytes a token."""
 
 
 @dataclass(frozen=True)
@@ -62,24 +63,33 @@ class Encoder:
         split and number alone.
         """
         documents = [text.split("\n") for text in texts]
-        encoded = _encode(self.backend, [sentence for sentences in documents for sentence in sentences], self.dtype)
+        sentences = [sentence for document in documents for sentence in document]
+        tokens, counts = _encode(self.backend, sentences, self.dtype)
         ids, bounds = [], []
-        for number, sentences in enumerate(documents, start=first):
-            tokens = [next(encoded) for _ in sentences]
+        sentence = token = 0
+        for number, document in enumerate(documents, start=first):
+            lengths = counts[sentence : sentence + len(document)]
+            sentence += len(document)
             rng = random.Random(f"{self.seed}/{split}/{number}")
-            lengths = [len(sentence) for sentence in tokens]
             rows = list(build_rows(lengths, self.length, rng, self.single_segment_prob, self.short_row_prob))
-            ids.append(_fill(np.concatenate(tokens), rows, self.length, self.special_ids))
+            stop = token + sum(lengths)
+            ids.append(_fill(tokens[token:stop], rows, self.length, self.special_ids))
+            token = stop
             bounds.extend(rows)
         return _table(np.concatenate(ids), bounds)
 
 
-def _encode(backend: str, sentences: Sequence[str], dtype: str) -> Iterator[np.ndarray]:
-    tokenizer = _backend(backend)
+def _encode(backend: str, sentences: Sequence[str], dtype: str) -> tuple[np.ndarray, list[int]]:
+    """The ids of all sentences, one after the other, and how many each has."""
+    tokenizer, ids, counts = _backend(backend), [], []
     for start in range(0, len(sentences), SENTENCES_AT_ONCE):
         some = list(sentences[start : start + SENTENCES_AT_ONCE])
-        for encoding in tokenizer.encode_batch_fast(some, add_special_tokens=False):
-            yield np.array(encoding.ids, dtype)
+        lists = [encoding.ids for encoding in tokenizer.encode_batch_fast(some, add_special_tokens=False)]
+        counts += map(len, lists)
+        ids.append(
+            np.fromiter(chain.from_iterable(lists), dtype, sum(map(len, lists)))
+        )  # one array, not one a sentence
+    return np.concatenate(ids), counts
 
 
 @functools.cache

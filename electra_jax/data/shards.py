@@ -15,12 +15,13 @@ import tokenizers
 from datasets import Dataset
 
 import electra_jax
-from electra_jax.data.documents import DOCUMENTS_AT_ONCE
 from electra_jax.data.encoding import Encoder
 from electra_jax.data.packing import pack
 from electra_jax.data.rows import ROWS_IN_CHUNK
 
 Split = Literal["train", "eval"]
+DOCUMENTS_AT_ONCE = 256
+"""Of which the rows are made at once: with fewer, short ones would leave the tokenizer's threads idle."""
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 
