@@ -5,8 +5,8 @@
 The texts are repeated into a file of so many megabytes. Then two processes take turns at it: one prepares it, the other
 encodes its lines in batches by `encode_batch_fast`, on all cores, and throws the ids away. Time counts from the first
 read to the last write, without starting Python. Memory is the most that the process and its children had resident at a
-time, sampled five times a second: the sum of their own pages, and beside it that with the pages of mapped files, as which
-the finished rows are read once; the system takes those back when it needs them.
+time, sampled five times a second: the sum of their own pages, and beside it that with the pages of mapped files, as
+which the finished rows are read once; the system takes those back when it needs them.
 """
 
 import json

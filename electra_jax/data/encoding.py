@@ -81,7 +81,8 @@ class Encoder:
 
 def _encode(backend: str, sentences: Sequence[str], dtype: str) -> tuple[np.ndarray, list[int]]:
     """The ids of all sentences, one after the other, and how many each has."""
-    tokenizer, ids, counts = _backend(backend), [], []
+    tokenizer, ids = _backend(backend), []
+    counts: list[int] = []
     for start in range(0, len(sentences), SENTENCES_AT_ONCE):
         some = list(sentences[start : start + SENTENCES_AT_ONCE])
         lists = [encoding.ids for encoding in tokenizer.encode_batch_fast(some, add_special_tokens=False)]
