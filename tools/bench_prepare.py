@@ -180,14 +180,14 @@ def family(process: int) -> list[int]:
 
 
 def resident(process: int) -> tuple[float, float]:
-    """Megabytes of a process in memory: its own, and those of mapped files."""
+    """Megabytes of a process in memory, shared ones by its part: its own, and those of mapped files."""
     try:
-        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
     except OSError:  # it has ended
         return 0.0, 0.0
-    rss = [line.split() for line in lines if line.startswith(("RssAnon:", "RssFile:"))]  # none where it is ending
-    sizes = {name: int(kilobytes) / 1e3 for name, kilobytes, _ in rss}
-    return sizes.get("RssAnon:", 0.0), sizes.get("RssFile:", 0.0)
+    pss = [line.split() for line in lines if line.startswith(("Pss_Anon:", "Pss_File:"))]  # none where it is ending
+    sizes = {name: int(kilobytes) / 1e3 for name, kilobytes, _ in pss}
+    return sizes.get("Pss_Anon:", 0.0), sizes.get("Pss_File:", 0.0)
 
 
 if __name__ == "__main__":
