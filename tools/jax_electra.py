@@ -38,6 +38,7 @@ from electra_jax.objectives.masking import SpecialTokens, mask, pick, scatter
 from electra_jax.objectives.metrics import summarize
 from electra_jax.objectives.sampling import sample
 from electra_jax.presets import read_toml
+from electra_jax.train.cache import compile_now
 from electra_jax.train.optimizer import Params
 from electra_jax.train.sharding import abstract, make_mesh, put_rows
 from electra_jax.train.step import abstract_state, graph_of, init_params, init_state, jit_step, read_tokens
@@ -55,7 +56,7 @@ class Ours:
         places = jax.tree.map(lambda a: a.sharding, shapes)
         start = time.perf_counter()
         batch = put_rows(next(self.batches), self.mesh)
-        self.step = jit_step(config, SPECIAL, self.mesh).lower(shapes, batch).compile()
+        self.step = compile_now(jit_step(config, SPECIAL, self.mesh), shapes, batch)
         self.ready: Answer = {"compile_seconds": time.perf_counter() - start}
         params = jax.jit(partial(init_params, config), out_shardings=places["params"])()
         self.state = jax.jit(partial(init_state, config), out_shardings=places)(params)

@@ -80,19 +80,20 @@ class Encoder(nnx.Module):
             x = self.project(x)
         graphdef, stacked = nnx.split(self.layers)
 
-        def layer(x: Array, parameters_and_seeds: tuple, positions: Array | None = None) -> tuple[Array, None]:
+        @jax.jit  # traced once for all layers but the last
+        def apply(x: Array, attended: Array, parameters_and_seeds: tuple, positions: Array | None = None) -> Array:
             parameters, seeds = parameters_and_seeds
-            return nnx.merge(graphdef, parameters)(x, attended, seeds, positions), None
+            return nnx.merge(graphdef, parameters)(x, attended, seeds, positions)
 
-        layer, each = remat(layer, self.remat), (stacked, layer_seeds)
+        layer, each = remat(apply, self.remat), (stacked, layer_seeds)
         if self.scan:
             first, last = jax.tree.map(lambda a: a[:-1], each), jax.tree.map(lambda a: a[-1], each)
-            x = jax.lax.scan(layer, x, first)[0]
-            return layer(x, last, positions)[0]
-        *first, last = _unstack(each)
-        for one in first:
-            x, _ = layer(x, one)
-        return layer(x, last, positions)[0]
+            x = jax.lax.scan(lambda x, one: (layer(x, attended, one), None), x, first)[0]
+        else:
+            *first, last = _unstack(each)
+            for one in first:
+                x = layer(x, attended, one)
+        return layer(x, attended, last, positions)
 
     def _seeds(self, key: PRNGKeyArray | None, rows: int) -> tuple[Seed | None, UInt32[Array, "layers 3 B 2"] | None]:
         """A seed for each row of each dropout mask, all of one draw a row."""

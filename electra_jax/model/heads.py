@@ -1,5 +1,6 @@
 """The two heads of pretraining and the four of fine-tuning ([G] run_pretraining.py, [HF] modeling_electra)."""
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
@@ -17,6 +18,7 @@ class MaskedLMHead(nnx.Module):
         self.norm = layer_norm(config.embedding_size, config, dtype, rngs)
         self.bias = nnx.Param(jnp.zeros(config.vocab_size))
 
+    @jax.named_scope("head")
     def states(self, hidden: Float[Array, "B K H"]) -> Float[Array, "B K E"]:
         """What is multiplied with the word table."""
         return self.norm(gelu(self.dense(hidden)))
@@ -36,6 +38,7 @@ class ReplacedTokenHead(nnx.Module):
         # [HF]'s initialiser: glorot, which [G] leaves here, starts the loss as much as 11% off ln(V) + 50 ln(2).
         self.prediction = linear(config.hidden_size, 1, config, dtype, rngs)
 
+    @jax.named_scope("head")
     def __call__(self, hidden: Float[Array, "B L H"]) -> Float[Array, "B L"]:
         """Float32 logits; above 0 says replaced."""
         return self.prediction(gelu(self.dense(hidden)))[..., 0].astype(jnp.float32)

@@ -22,6 +22,7 @@ from electra_jax.objectives.masking import SpecialTokens
 from electra_jax.objectives.metrics import Counts, summarize
 from electra_jax.report.progress import TrainingProgress, table
 from electra_jax.report.sinks import MetricsLog, NoLog, read_metrics
+from electra_jax.train.cache import compile_now
 from electra_jax.train.check import check, check_mesh
 from electra_jax.train.checkpoint import Checkpoints
 from electra_jax.train.clock import Clock
@@ -203,9 +204,13 @@ class Trainer:
         config, first = self.config, int(state["step"])
         batches = train_batches(self.rows, config.batch_size, config.seed, first, self.shard, config.data_weights)
         with closing(batches):
+            placed = (put_rows(batch, self.mesh) for batch in batches)
+            batch = next(placed)
+            step = compile_now(self.step, state, batch)
             for done in range(first + 1, config.steps + 1):
-                state, counts = self.step(state, put_rows(next(batches), self.mesh))
+                state, counts = step(state, batch)
                 yield done, state, counts
+                batch = next(placed)
 
     def _rows_of(self, step: int) -> list[int]:
         """Which rows the batch of a step was made of."""

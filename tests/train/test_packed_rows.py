@@ -12,7 +12,7 @@ from electra_jax.data.packing import fit, pack
 from electra_jax.data.rows import view
 from electra_jax.model import Electra, Tokens
 from electra_jax.objectives.electra import count, electra
-from electra_jax.objectives.losses import masked_lm_loss, replaced_token_loss
+from electra_jax.objectives.losses import replaced_token_loss
 from electra_jax.objectives.masking import SpecialTokens
 from electra_jax.train.step import Batch, read_tokens
 
@@ -132,7 +132,8 @@ def losses(model: Electra, batch: Batch, picks: tuple[np.ndarray, np.ndarray], s
     generated = model.generate(tokens._replace(ids=jnp.where(used, MASK, tokens.ids)), everywhere)
     corrupted = tokens._replace(ids=tokens.ids.at[picks].set(samples))
     judged = replaced_token_loss(model.discriminate(corrupted), corrupted.ids != tokens.ids, tokens.mask)
-    return jnp.stack([masked_lm_loss(generated, tokens.ids, used)[0], judged[0]])
+    likelihood = jnp.take_along_axis(jax.nn.log_softmax(generated), tokens.ids[..., None], axis=-1)[..., 0]
+    return jnp.stack([-jnp.sum(likelihood, where=used), judged[0]])
 
 
 def test_losses_and_gradients_are_those_of_the_examples_alone(model: Electra) -> None:

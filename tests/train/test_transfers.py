@@ -16,6 +16,7 @@ import pytest
 from jax._src.array import ArrayImpl
 
 from electra_jax.config import PretrainConfig
+from electra_jax.train.cache import compile_now
 from electra_jax.train.pretrain import Trainer, pretrain
 from electra_jax.train.step import State
 
@@ -43,18 +44,18 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         monkeypatch.setattr(ArrayImpl, name, lambda self, *a, _f=reader, **k: watched(_f, self, *a, **k))
     monkeypatch.setattr(ArrayImpl, "_value", property(partial(watched, ArrayImpl._value.fget)))  # type: ignore[attr-defined]
     monkeypatch.setattr(jax, "block_until_ready", partial(watched, jax.block_until_ready))
-    monkeypatch.setattr(Trainer, "_start", noting_steps(Trainer._start, events))
+    monkeypatch.setattr("electra_jax.train.pretrain.compile_now", noting_steps(compile_now, events))
     jax.monitoring.register_event_duration_secs_listener(compiled)
     yield events
     jax.config.update("jax_transfer_guard", None)
     jax.monitoring.unregister_event_duration_listener(compiled)
 
 
-def noting_steps(start: Callable, events: list[str]) -> Callable:
-    """`Trainer._start`, after which each step is noted, and those between the first and the last are guarded."""
+def noting_steps(compile_now: Callable, events: list[str]) -> Callable:
+    """`compile_now`, of a step that is noted at each launch; those between the first and the last are guarded."""
 
-    def begin(trainer: Trainer, weights: Any) -> Any:
-        step = trainer.step
+    def compile_noting(*arguments: Any) -> Callable:
+        step = compile_now(*arguments)
 
         def noted(state: State, batch: Any) -> Any:
             events.append(STEP)
@@ -62,11 +63,9 @@ def noting_steps(start: Callable, events: list[str]) -> Callable:
             jax.config.update("jax_transfer_guard", "disallow" if 1 < launched < STEPS else None)
             return step(state, batch)
 
-        begun = start(trainer, weights)
-        trainer.step = noted  # type: ignore[assignment]
-        return begun
+        return noted
 
-    return begin
+    return compile_noting
 
 
 def settings(finished: PretrainConfig, folder: Path) -> PretrainConfig:
