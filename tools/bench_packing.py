@@ -14,9 +14,7 @@ held-out rows, which are padded; writes packing-loss.json and packing-loss.png. 
 
 import json
 import os
-import statistics
 import sys
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,10 +22,12 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import tyro
+from benchmark_cells import calibrate, cell_config, environment, find_device, spread
 from matplotlib.figure import Figure
 from reviews import read_reviews, write_documents
 from rich.console import Console
 from tyro.conf import Positional
+from workers import Worker
 
 from electra_jax.config import PrepareConfig, PretrainConfig, VocabConfig
 from electra_jax.data.manifest import Manifest
@@ -102,9 +102,6 @@ def make_rows(arguments: Arguments) -> dict[Kind, Manifest]:
 
 def compare_speed(arguments: Arguments) -> dict[str, Any]:
     """Real tokens a second of each contestant in each round, and the ratios of rounds."""
-    from benchmark_cells import cell_config, environment, find_device
-    from workers import Worker
-
     device = find_device()
     config = cell_config(arguments.size, arguments.length, arguments.batch_tokens // arguments.length, device, 0.1)
     load = os.getloadavg()[0]
@@ -131,17 +128,6 @@ def compare_speed(arguments: Arguments) -> dict[str, Any]:
         "real_tokens_per_second": {name: spread(each) for name, each in rates.items()},
         "packed_over": {name: spread(each) for name, each in ratios.items() if name != "packed"},
     }
-
-
-def calibrate(worker: Any, seconds: float) -> int:
-    """How many steps fill a turn; two are run, and the first isn't counted."""
-    worker.ask("run", steps=1)
-    return max(1, round(seconds / worker.ask("run", steps=1)["seconds"]))
-
-
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Smallest, median and largest."""
-    return {"min": min(values), "median": statistics.median(values), "max": max(values)}
 
 
 # --- loss curves --------------------------------------------------------------------------------------------------

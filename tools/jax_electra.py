@@ -6,6 +6,7 @@ python tools/jax_electra.py check CONFIG.toml DRAWN.npz
 
 import json
 import time
+from collections.abc import Iterator
 from functools import partial
 from itertools import cycle
 from pathlib import Path
@@ -30,6 +31,7 @@ from workers import (
 )
 
 from electra_jax.config import PretrainConfig
+from electra_jax.data.rows import Batch
 from electra_jax.hub.names import TOWERS
 from electra_jax.hub.weights import to_state
 from electra_jax.model.layers import row_keys, split_rows
@@ -49,14 +51,16 @@ SPECIAL = SpecialTokens(CLS, SEP, MASK)
 class Ours:
     """The step that `pretrain` runs, compiled; its state stays on the device."""
 
-    def __init__(self, config: PretrainConfig):
+    def __init__(
+        self, config: PretrainConfig, batches: Iterator[Batch] | None = None, special: SpecialTokens = SPECIAL
+    ):
         self.config, self.mesh = config, make_mesh(config.mesh, config.batch_size)
-        self.batches = cycle(made_up_batches(config))
+        self.batches = cycle(made_up_batches(config)) if batches is None else batches
         shapes = abstract(abstract_state(config), self.mesh)
         places = jax.tree.map(lambda a: a.sharding, shapes)
         start = time.perf_counter()
         batch = put_rows(next(self.batches), self.mesh)
-        self.step = compile_now(jit_step(config, SPECIAL, self.mesh), shapes, batch)
+        self.step = compile_now(jit_step(config, special, self.mesh), shapes, batch)
         self.ready: Answer = {"compile_seconds": time.perf_counter() - start}
         params = jax.jit(partial(init_params, config), out_shardings=places["params"])()
         self.state = jax.jit(partial(init_state, config), out_shardings=places)(params)

@@ -3,7 +3,6 @@
 python tools/packing_workers.py ours|theirs CONFIG.toml
 """
 
-import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -38,33 +37,21 @@ class Counted:
 
 def ours(config: PretrainConfig) -> Any:
     """The step that `pretrain` runs, on packed rows or others."""
-    import jax
+    from jax_electra import Ours
 
     from electra_jax.objectives.masking import SpecialTokens
-    from electra_jax.objectives.metrics import summarize
-    from electra_jax.train.sharding import make_mesh, put_rows, shardings
-    from electra_jax.train.step import abstract_state, init_params, init_state, jit_step
 
-    class Ours:
+    class OnRows(Ours):
         def __init__(self) -> None:
             manifest = Manifest.read(config.data[0])
-            self.batches, self.mesh = Counted(config), make_mesh(config.mesh, config.batch_size)
-            places = shardings(abstract_state(config), self.mesh)
-            params = jax.jit(partial(init_params, config), out_shardings=places["params"])()
-            self.state = jax.jit(partial(init_state, config), out_shardings=places)(params)
-            self.step = jit_step(config, SpecialTokens(manifest.cls_id, manifest.sep_id, manifest.mask_id), self.mesh)
-            self.ready: Answer = {"compile_seconds": self.run(1)["seconds"]}
+            self.counted = Counted(config)
+            super().__init__(config, self.counted, SpecialTokens(manifest.cls_id, manifest.sep_id, manifest.mask_id))
 
         def run(self, steps: int) -> Answer:
-            start, before = time.perf_counter(), self.batches.tokens
-            for _ in range(steps):
-                self.state, counts = self.step(self.state, put_rows(next(self.batches), self.mesh))
-            jax.block_until_ready(self.state)
-            seconds = time.perf_counter() - start
-            loss = summarize(jax.device_get(counts), 1.0, 50.0)["loss"]
-            return {"seconds": seconds, "loss": loss, "tokens": self.batches.tokens - before}
+            before = self.counted.tokens
+            return super().run(steps) | {"tokens": self.counted.tokens - before}
 
-    return Ours()
+    return OnRows()
 
 
 def theirs(config: PretrainConfig) -> Any:

@@ -38,7 +38,7 @@ from electra_jax.errors import UserError
 from electra_jax.files import check_absent
 from electra_jax.objectives.masking import SpecialTokens
 from electra_jax.presets import load_config
-from electra_jax.train.cache import keep_compiled
+from electra_jax.train.cache import compile_now, keep_compiled
 from electra_jax.train.sharding import make_mesh, put_rows
 from electra_jax.train.step import State, abstract_state, empty_batch, init_params, init_state, jit_step
 
@@ -89,7 +89,7 @@ def main(arguments: Arguments, console: Console) -> None:
     keep_compiled()
     special = special_tokens(arguments.data)
     mesh = make_mesh(config.mesh, config.batch_size)
-    compiled = jit_step(config, special, mesh).lower(abstract_state(config), empty_batch(config)).compile()
+    compiled = compile_now(jit_step(config, special, mesh), abstract_state(config), empty_batch(config))
     hlo = compiled.as_text() or ""
     with jax.set_mesh(mesh), closing(batches(config, arguments.data)) as some:
         state = jax.device_put(init_state(config, init_params(config)), compiled.input_shardings[0][0])

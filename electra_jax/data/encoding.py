@@ -86,10 +86,9 @@ def _encode(backend: str, sentences: Sequence[str], dtype: str) -> tuple[np.ndar
     for start in range(0, len(sentences), SENTENCES_AT_ONCE):
         some = list(sentences[start : start + SENTENCES_AT_ONCE])
         lists = [encoding.ids for encoding in tokenizer.encode_batch_fast(some, add_special_tokens=False)]
-        counts += map(len, lists)
-        ids.append(
-            np.fromiter(chain.from_iterable(lists), dtype, sum(map(len, lists)))
-        )  # one array, not one a sentence
+        lengths = [len(one) for one in lists]
+        counts += lengths
+        ids.append(np.fromiter(chain.from_iterable(lists), dtype, sum(lengths)))  # one array, not one a sentence
     return np.concatenate(ids), counts
 
 

@@ -17,29 +17,25 @@ class GeneratorTower(nnx.Module):
         self.encoder = Encoder(config, compute, rngs) if owns_encoder else None
         self.head = MaskedLMHead(config, jnp.dtype(compute.dtype), rngs)
 
-    def __call__(
-        self,
-        embeddings: Embeddings,
-        tokens: Tokens,
-        positions: Int[Array, "B K"] | None = None,
-        key: PRNGKeyArray | None = None,
-        encoder: Encoder | None = None,
-    ) -> Float[Array, "B K V"]:
-        """Logits at `positions`, or at all of them; the head sees no other position. `encoder` is used for its own."""
-        return self.head(self.hidden(embeddings, tokens, positions, key, encoder), embeddings.word[...])
+    def __call__(self, embeddings: Embeddings, tokens: Tokens) -> Float[Array, "B L V"]:
+        """Logits at every position."""
+        return self.head.logits(self.states(embeddings, tokens), embeddings.word[...])
 
-    def hidden(
+    def states(
         self,
         embeddings: Embeddings,
         tokens: Tokens,
         positions: Int[Array, "B K"] | None = None,
         key: PRNGKeyArray | None = None,
         encoder: Encoder | None = None,
-    ) -> Float[Array, "B K H"]:
-        """The last layer's hidden states that the head reads, at `positions` or at all of them."""
+    ) -> Float[Array, "B K E"]:
+        """What the logits at `positions`, or at all of them, are the product of, with the word table.
+
+        The last layer and the head compute no other position. `encoder` is used for its own.
+        """
         encoder = encoder or self.encoder
         assert encoder is not None, "a generator whose encoder is tied is called with it"
-        return encoder(embeddings(tokens), tokens.attended, key, positions)
+        return self.head.states(encoder(embeddings(tokens), tokens.attended, key, positions))
 
 
 class DiscriminatorTower(nnx.Module):
@@ -67,16 +63,14 @@ class Electra(nnx.Module):
         self, tokens: Tokens, positions: Int[Array, "B K"], key: PRNGKeyArray | None = None
     ) -> Float[Array, "B K V"]:
         """The generator's logits at `positions`; with a key, dropout is on."""
-        return self.generator(self.embeddings, tokens, positions, key, self._tied())
+        return self.generator.head.logits(self.states(tokens, positions, key), self.embeddings.word[...])
 
     def states(
         self, tokens: Tokens, positions: Int[Array, "B K"], key: PRNGKeyArray | None = None
     ) -> Float[Array, "B K E"]:
         """What the generator's logits at `positions` are the product of, with the word table; `key` as above."""
-        return self.generator.head.states(self.generator.hidden(self.embeddings, tokens, positions, key, self._tied()))
-
-    def _tied(self) -> Encoder | None:
-        return self.discriminator.encoder if self.generator.encoder is None else None
+        tied = self.discriminator.encoder if self.generator.encoder is None else None
+        return self.generator.states(self.embeddings, tokens, positions, key, tied)
 
     def discriminate(self, tokens: Tokens, key: PRNGKeyArray | None = None) -> Float[Array, "B L"]:
         """The discriminator's logits; above 0 says replaced; with a key, dropout is on."""

@@ -23,10 +23,9 @@ class MaskedLMHead(nnx.Module):
         """What is multiplied with the word table."""
         return self.norm(gelu(self.dense(hidden)))
 
-    def __call__(self, hidden: Float[Array, "B K H"], table: Float[Array, "V E"]) -> Float[Array, "B K V"]:
-        """Float32 logits at the positions whose hidden states are given."""
-        x = self.states(hidden)
-        logits = jnp.einsum("BKE,VE->BKV", x, table.astype(self.dtype), preferred_element_type=jnp.float32)
+    def logits(self, states: Float[Array, "B K E"], table: Float[Array, "V E"]) -> Float[Array, "B K V"]:
+        """Float32 logits, of `states`."""
+        logits = jnp.einsum("BKE,VE->BKV", states, table.astype(self.dtype), preferred_element_type=jnp.float32)
         return logits + self.bias[...]
 
 

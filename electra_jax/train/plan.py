@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from electra_jax.config import PretrainConfig
 from electra_jax.errors import UserError
 from electra_jax.objectives.masking import SpecialTokens
+from electra_jax.train.cache import compile_now
 from electra_jax.train.flops import step_flops
 from electra_jax.train.sharding import make_mesh, parse_mesh
 from electra_jax.train.step import abstract_params, abstract_state, empty_batch, jit_step
@@ -122,7 +123,7 @@ def compile_step(config: PretrainConfig) -> jax.stages.Compiled:
     special = SpecialTokens(0, 1, 2)  # which ids they are changes no shape
     with jax.set_mesh(mesh):
         batch = jax.eval_shape(lambda: empty_batch(config))
-        return jit_step(config, special, mesh).lower(abstract_state(config), batch).compile()
+        return compile_now(jit_step(config, special, mesh), abstract_state(config), batch)
 
 
 def memory_of(compiled: jax.stages.Compiled) -> Memory:

@@ -204,13 +204,12 @@ class Trainer:
         config, first = self.config, int(state["step"])
         batches = train_batches(self.rows, config.batch_size, config.seed, first, self.shard, config.data_weights)
         with closing(batches):
-            placed = (put_rows(batch, self.mesh) for batch in batches)
-            batch = next(placed)
-            step = compile_now(self.step, state, batch)
+            step = None
             for done in range(first + 1, config.steps + 1):
+                batch = put_rows(next(batches), self.mesh)
+                step = step or compile_now(self.step, state, batch)
                 state, counts = step(state, batch)
                 yield done, state, counts
-                batch = next(placed)
 
     def _rows_of(self, step: int) -> list[int]:
         """Which rows the batch of a step was made of."""
