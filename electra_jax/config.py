@@ -66,9 +66,16 @@ class ModelConfig:
     """Id of [PAD] in the tokenizer; exported, since transformers keeps it with the model."""
     discriminator: TowerConfig = TowerConfig(12, 256, 4, 1024)
     generator: TowerConfig = TowerConfig(12, 64, 1, 256)
-    tie: Literal["embeddings", "all"] = "embeddings"
-    """What the two towers share ([P] section 3.2). all: the encoder too, which takes towers of the same size; what the
-    generator learns then serves the discriminator, which helps most where training is short."""
+    tie: Literal["none", "embeddings", "gdes", "all"] = "embeddings"
+    """What the two towers share ([P] section 3.2). none: nothing. embeddings: the tables. gdes: the discriminator reads
+    the generator's tables, which its loss does not move, and adds a table of differences of its own (DeBERTaV3's
+    gradient-disentangled embedding sharing, He et al., 2023, section 3.2). all: the encoder too, which takes towers of
+    the same size; what the generator learns then serves the discriminator, which helps most where training is short."""
+    generator_kind: Literal["masked-lm", "two-tower", "unigram", "uniform"] = "masked-lm"
+    """What proposes replacements. masked-lm: an encoder of the size of `generator`, which reads the masked row.
+    two-tower: two of them, which read what stands before and what stands after (Clark et al., 2020, "Electric"); they
+    know the probability of every token without masking any. unigram: the frequency of each entry, which is learned.
+    uniform: every entry alike."""
 
     def tower(self, name: Literal["discriminator", "generator"]) -> ElectraConfig:
         """The named tower as a model of its own, with the shared fields filled in."""
@@ -92,8 +99,12 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """Replaced-token detection ([P] section 2; [G] configure_pretraining.py)."""
+    """What is learned ([P] section 2; [G] configure_pretraining.py)."""
 
+    name: Literal["electra", "electra-15", "replace-mlm", "all-tokens-mlm", "mlm", "electric"] = "electra"
+    """electra: tell of every token whether it was replaced. electra-15: of the picks alone. replace-mlm: predict the
+    originals of the picks, where samples stand in place of [MASK]. all-tokens-mlm: of every token. mlm: BERT's, with no
+    generator ([P] section 3.5). electric: an energy of every token (Clark et al., 2020, "Electric")."""
     mask_prob: float = 0.15
     """Share of a row's tokens that the generator predicts."""
     mask_token_prob: float = 0.85
@@ -103,9 +114,12 @@ class ObjectiveConfig:
     disallow_correct: bool = False
     """Never draw the token that stood there."""
     generator_weight: float = 1.0
-    """Weight of the masked-language-model loss."""
+    """Weight of the masked-language-model loss. 0 leaves the generator as it starts, unless it is adversarial."""
     discriminator_weight: float = 50.0
     """Weight of the discriminator's loss (lambda, [P] equation 3)."""
+    adversarial_weight: float = 0.0
+    """Weight of the discriminator's loss in what the generator maximises, by REINFORCE ([P] appendix F, with
+    generator_weight 0); objectives electra and electra-15."""
 
     def slots(self, length: int) -> int:
         """Most picks in a row of `length` positions: 19 at 128, 79 at 512 ([G])."""

@@ -194,7 +194,7 @@ def evaluate(run: Path, config: PretrainConfig, step: int) -> dict[str, float]:
     batches = eval_batches(open_rows(config.data, "eval"), config.batch_size, config.eval_rows)
     parts = [jax.device_get(counts(params, put_rows(batch, mesh), i)) for i, batch in enumerate(batches)]
     added = jax.tree.map(lambda *each: np.sum(each, axis=0), *parts)
-    return summarize(added, config.objective.generator_weight, config.objective.discriminator_weight)
+    return summarize(added, config.objective)
 
 
 def plot(path: Path, curves: dict[str, list[dict[str, float]]]) -> None:

@@ -72,9 +72,7 @@ class Ours:
             self.state, counts = self.step(self.state, put_rows(next(self.batches), self.mesh))
         jax.block_until_ready(self.state)
         seconds = time.perf_counter() - start
-        objective = self.config.objective
-        losses = summarize(jax.device_get(counts), objective.generator_weight, objective.discriminator_weight)
-        return {"seconds": seconds, "loss": losses["loss"]}
+        return {"seconds": seconds, "loss": summarize(jax.device_get(counts), self.config.objective)["loss"]}
 
     def products(self, shapes: list[tuple[int, int, int]], dtype: str) -> Answer:
         """Seconds of XLA's matrix product of each shape."""

@@ -9,6 +9,7 @@ from electra_jax.data.tokenizer import load_tokenizer
 from electra_jax.errors import UserError
 from electra_jax.hub.folders import read_body
 from electra_jax.hub.source import local_folder
+from electra_jax.train.models import discriminator_embeddings
 from electra_jax.train.optimizer import Params
 from electra_jax.train.run import TOKENIZER, is_run, read_model, restore_params
 
@@ -22,7 +23,7 @@ def load_start(name_or_folder: str) -> tuple[ElectraConfig, Params, PreTrainedTo
     run = Path(name_or_folder)
     if is_run(run):
         config, (_, params) = read_model(run).tower("discriminator"), restore_params(run)
-        body = {"embeddings": params["embeddings"], "encoder": params["discriminator"]["encoder"]}
+        body = {"embeddings": discriminator_embeddings(params), "encoder": params["discriminator"]["encoder"]}
         tokenizer = load_tokenizer(run / TOKENIZER)
     else:
         folder = local_folder(name_or_folder)

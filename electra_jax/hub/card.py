@@ -7,17 +7,20 @@ from typing import Any
 from huggingface_hub import ModelCardData
 
 from electra_jax.config import ElectraConfig
-from electra_jax.hub.names import Kind
+from electra_jax.hub.names import Role
 
 POINTS = 12
 """Most rows of the curve's table."""
 
-COLUMNS = ("step", "loss", "mlm_loss", "discriminator_loss", "precision", "recall", "auc")
+COLUMNS = ("step", "loss", "mlm_loss", "discriminator_loss", "encoder_loss", "precision", "recall", "auc")
 
 WHAT = {
     "discriminator": """\
 An ELECTRA discriminator: a Transformer encoder pretrained to tell, for each token of a text, whether a small generator
 replaced it ([Clark et al., 2020](https://arxiv.org/abs/2003.10555)). It is the model to fine-tune.""",
+    "encoder": """\
+A Transformer encoder of ELECTRA's architecture ([Clark et al., 2020](https://arxiv.org/abs/2003.10555)), pretrained to
+predict tokens rather than to detect replaced ones. It is the model to fine-tune.""",
     "generator": """\
 An ELECTRA generator: the small masked language model that proposes replacements while a discriminator is pretrained
 ([Clark et al., 2020](https://arxiv.org/abs/2003.10555)). The discriminator, not this model, is the one to
@@ -41,12 +44,13 @@ fill = pipeline("fill-mask", model="{name}")
 fill(f"a {{fill.tokenizer.mask_token}} sentence")""",
 }
 
+USAGE["encoder"] = USAGE["generator"]
 FINE_TUNING = "To fine-tune it, load it with `ElectraForSequenceClassification` and its like."
 
 
 def model_card(
     name: str,
-    kind: Kind,
+    kind: Role,
     config: ElectraConfig,
     *,
     manifests: Sequence[Mapping[str, Any]] = (),
@@ -63,7 +67,7 @@ def model_card(
     section whose input is not given is left out.
     """
     sections = [
-        front_matter("fill-mask" if kind == "generator" else None, license, language),
+        front_matter(None if kind == "discriminator" else "fill-mask", license, language),
         f"# {name}\n\n{WHAT[kind]}\n\n{sizes(config)}",
         _usage(name, kind),
         _data(manifests) if manifests else "",
@@ -95,9 +99,9 @@ def sizes(config: ElectraConfig) -> str:
     )
 
 
-def _usage(name: str, kind: Kind) -> str:
+def _usage(name: str, kind: Role) -> str:
     usage = f"## Usage\n\n{code('python', USAGE[kind].format(name=name))}"
-    return f"{usage}\n\n{FINE_TUNING}" if kind == "discriminator" else usage
+    return usage if kind == "generator" else f"{usage}\n\n{FINE_TUNING}"
 
 
 def _data(manifests: Sequence[Mapping[str, Any]]) -> str:

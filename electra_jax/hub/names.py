@@ -16,6 +16,8 @@ from electra_jax.config import ComputeConfig, ElectraConfig
 from electra_jax.model import DiscriminatorTower, Embeddings, GeneratorTower, HeadKind, TaskModel
 
 Kind = Literal["discriminator", "generator"]
+Role = Literal["discriminator", "encoder", "generator"]
+"""What a model was in its run; encoder: one that was kept, as a discriminator is, and trained to predict tokens."""
 AnyKind = Kind | HeadKind | Literal["body"]
 """A model's head, or "body" for a model without one."""
 

@@ -1,7 +1,8 @@
-"""Word, position and type embeddings, which both towers share."""
+"""Word, position and type embeddings, which both towers may share."""
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
@@ -33,9 +34,11 @@ class Tokens(NamedTuple):
 class Embeddings(nnx.Module):
     """The three tables and their LayerNorm. Dropout and the projection to H belong to the encoder."""
 
-    def __init__(self, config: ElectraConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, config: ElectraConfig, dtype: jnp.dtype, rngs: nnx.Rngs, initial: nnx.Initializer | None = None):
+        initial = initial or initializer(config)
+
         def table(rows: int) -> nnx.Param:
-            return nnx.Param(initializer(config)(rngs.params(), (rows, config.embedding_size), jnp.float32))
+            return nnx.Param(initial(rngs.params(), (rows, config.embedding_size), jnp.float32))
 
         self.word = table(config.vocab_size)
         self.position = table(config.max_position_embeddings)
@@ -44,8 +47,31 @@ class Embeddings(nnx.Module):
 
     def __call__(self, tokens: Tokens) -> Float[Array, "B L E"]:
         """Embed tokens of at most `max_position_embeddings` positions."""
+        return self.norm(self.sum(tokens))
+
+    def sum(self, tokens: Tokens) -> Float[Array, "B L E"]:
+        """The three embeddings of each token, before their LayerNorm."""
         length = tokens.ids.shape[1]
         if length > self.position[...].shape[0]:
             raise ValueError(f"{length} tokens in a row, and the model has {self.position[...].shape[0]} positions")
         position = self.position[:length] if tokens.positions is None else self.position[...][tokens.positions]
-        return self.norm(self.word[...][tokens.ids] + position + self.type[...][tokens.types])
+        return self.word[...][tokens.ids] + position + self.type[...][tokens.types]
+
+
+class Differences(Embeddings):
+    """What one tower's tables are more than another's, which its gradient does not reach, and a LayerNorm of its own.
+
+    Gradient-disentangled embedding sharing (He et al., 2023, DeBERTaV3, section 3.2): E_D = stop_gradient(E_G) + this,
+    and this starts from 0.
+    """
+
+    def __init__(self, config: ElectraConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
+        super().__init__(config, dtype, rngs, nnx.initializers.zeros)
+
+    def over(self, tokens: Tokens, shared: Embeddings) -> Float[Array, "B L E"]:
+        """Embed tokens by the sums of `shared` and this."""
+        return self.norm(jax.lax.stop_gradient(shared.sum(tokens)) + self.sum(tokens))
+
+    def word_table(self, shared: Embeddings) -> Float[Array, "V E"]:
+        """The sum for words, which a head that predicts them is multiplied with."""
+        return jax.lax.stop_gradient(shared.word[...]) + self.word[...]

@@ -12,9 +12,10 @@ from electra_jax.model.layers import Seed, dropout, gelu, layer_norm, linear
 class MaskedLMHead(nnx.Module):
     """Hidden states to logits over the vocabulary; the output matrix is the word table."""
 
-    def __init__(self, config: ElectraConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, config: ElectraConfig, dtype: jnp.dtype, rngs: nnx.Rngs, width: int | None = None):
+        """`width` is that of the states it reads, where they are no encoder's."""
         self.dtype = dtype
-        self.dense = linear(config.hidden_size, config.embedding_size, config, dtype, rngs)
+        self.dense = linear(width or config.hidden_size, config.embedding_size, config, dtype, rngs)
         self.norm = layer_norm(config.embedding_size, config, dtype, rngs)
         self.bias = nnx.Param(jnp.zeros(config.vocab_size))
 

@@ -46,7 +46,7 @@ class Cloze(NamedTuple):
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def cloze(config: ObjectiveConfig, picked: Picked, table: Float[Array, "V E"], bias: Float[Array, " V"]) -> Cloze:
     """Predict and sample the tokens at the picks, from the logits states @ table.T + bias (float32)."""
-    (nll_sum, correct), sampled = _in_chunks(lambda some: _predict(config, some, table, bias)[:2], picked)
+    (nll_sum, correct), sampled = in_chunks(lambda some: _predict(config, some, table, bias)[:2], picked)
     return Cloze(nll_sum, correct, sampled)
 
 
@@ -56,7 +56,7 @@ def _cloze(config: ObjectiveConfig, picked: Picked, table: Array, bias: Array) -
         of_parameters, of_states = _differentiate(exps, some, table)
         return (sums, of_parameters), (sampled, of_states)
 
-    ((nll_sum, correct), of_parameters), (sampled, of_states) = _in_chunks(predict, picked)
+    ((nll_sum, correct), of_parameters), (sampled, of_states) = in_chunks(predict, picked)
     return Cloze(nll_sum, correct, sampled), (of_states, *of_parameters)
 
 
@@ -92,18 +92,19 @@ def _differentiate(exps: Float[Array, "P V"], picked: Picked, table: Array) -> t
     return (by_entry[:, :-1], by_entry[:, -1]), of_states.astype(dtype)
 
 
-def _in_chunks(function: Callable[[Picked], tuple[Any, Any]], picked: Picked) -> tuple[Any, Any]:
-    """`function` of at most CHUNK picks at a time: of what it returns, the first is summed, the second joined."""
-    size = len(picked.targets)
+def in_chunks(function: Callable[[Any], tuple[Any, Any]], rows: Any) -> tuple[Any, Any]:
+    """`function` of at most CHUNK `rows` (arrays with the same first axis) at a time: of the two that it returns, the
+    first is summed, the second joined."""
+    size = len(jax.tree.leaves(rows)[0])
     chunks = -(-size // CHUNK)
     if chunks == 1:
-        return function(picked)
+        return function(rows)
     missing = -size % chunks
-    padded = jax.tree.map(lambda a: jnp.pad(a, [(0, missing)] + [(0, 0)] * (a.ndim - 1)), picked)
+    padded = jax.tree.map(lambda a: jnp.pad(a, [(0, missing)] + [(0, 0)] * (a.ndim - 1)), rows)
     divided = jax.tree.map(lambda a: a.reshape(chunks, -1, *a.shape[1:]), padded)
-    nothing = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(function, picked)[0])
+    nothing = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(function, rows)[0])
 
-    def add(total: Any, some: Picked) -> tuple[Any, Any]:
+    def add(total: Any, some: Any) -> tuple[Any, Any]:
         sums, each = function(some)
         return jax.tree.map(jnp.add, total, sums), each
 

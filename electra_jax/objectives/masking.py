@@ -64,6 +64,11 @@ def scatter(ids: Int[Array, "B L"], picks: Picks, new: Int[Array, "B K"] | int) 
     return ids.at[jnp.arange(rows)[:, None], positions].set(new, mode="drop")
 
 
+def at(picks: Picks, tokens: Tokens) -> Bool[Array, "B L"]:
+    """True at the picks."""
+    return scatter(jnp.zeros_like(tokens.ids), picks, 1) == 1
+
+
 def mask(key: PRNGKeyArray, tokens: Tokens, picks: Picks, mask_id: int, mask_token_prob: float) -> Tokens:
     """Replace each pick by [MASK] with probability `mask_token_prob`; the others keep their token."""
     rows, slots = picks.used.shape

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from electra_jax.config import ObjectiveConfig
+
 BINS, LARGEST = 1024, 16.0  # of the histogram of discriminator logits, which spans [-LARGEST, LARGEST]
 
 Counts = dict[str, Array]
@@ -26,27 +28,37 @@ def discriminator_counts(logits: Float[Array, "B L"], replaced: Bool[Array, "B L
     }
 
 
-def summarize(counts: Counts, generator_weight: float, discriminator_weight: float) -> dict[str, float]:
-    """Losses and rates of added-up counts; a rate over nothing is 0, an AUC without both classes 0.5."""
+def summarize(counts: Counts, config: ObjectiveConfig) -> dict[str, float]:
+    """Losses and rates of added-up counts, those that the objective has.
+
+    A rate over nothing is 0, an AUC without both classes 0.5.
+    """
     c = {name: np.asarray(value, np.float64) for name, value in counts.items()}
 
     def ratio(part: np.ndarray, whole: np.ndarray) -> float:
         return float(part / whole) if whole > 0 else 0.0
 
-    mlm, discriminator = ratio(c["mlm_sum"], c["picks"]), ratio(c["discriminator_sum"], c["tokens"])
-    right = c["tokens"] - c["replaced"] - c["predicted"] + 2 * c["found"]
-    return {
-        "loss": generator_weight * mlm + discriminator_weight * discriminator,
-        "mlm_loss": mlm,
-        "discriminator_loss": discriminator,
-        "precision": ratio(c["found"], c["predicted"]),
-        "recall": ratio(c["found"], c["replaced"]),
-        "auc": auc(c["histogram"]),
-        "accuracy": ratio(right, c["tokens"]),
-        "replaced_rate": ratio(c["replaced"], c["tokens"]),
-        "generator_accuracy": ratio(c["generator_correct"], c["picks"]),
-        "samples_correct": ratio(c["samples_correct"], c["picks"]),
-    }
+    terms, figures = {}, {}
+    if "mlm_sum" in c:
+        terms["mlm_loss"] = config.generator_weight, ratio(c["mlm_sum"], c["picks"])
+        figures["generator_accuracy"] = ratio(c["generator_correct"], c["picks"])
+        figures["samples_correct"] = ratio(c["samples_correct"], c.get("sampled", c["picks"]))
+    if "discriminator_sum" in c:
+        terms["discriminator_loss"] = config.discriminator_weight, ratio(c["discriminator_sum"], c["judged"])
+    if "encoder_sum" in c:
+        terms["encoder_loss"] = 1.0, ratio(c["encoder_sum"], c["predicted_tokens"])
+        figures["encoder_accuracy"] = ratio(c["encoder_correct"], c["predicted_tokens"])
+    if "histogram" in c:
+        right = c["judged"] - c["replaced"] - c["predicted"] + 2 * c["found"]
+        figures |= {
+            "precision": ratio(c["found"], c["predicted"]),
+            "recall": ratio(c["found"], c["replaced"]),
+            "auc": auc(c["histogram"]),
+            "accuracy": ratio(right, c["judged"]),
+            "replaced_rate": ratio(c["replaced"], c["judged"]),
+        }
+    loss = sum(weight * value for weight, value in terms.values())
+    return {"loss": loss, **{name: value for name, (_, value) in terms.items()}, **figures}
 
 
 def auc(histogram: Float[np.ndarray, "2 bins"]) -> float:

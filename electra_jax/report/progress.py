@@ -11,6 +11,7 @@ SHOWN = {
     "loss": ("loss", "{:.3f}"),
     "mlm_loss": ("mlm", "{:.3f}"),
     "discriminator_loss": ("disc", "{:.4f}"),
+    "encoder_loss": ("enc", "{:.3f}"),
     "precision": ("prec", "{:.3f}"),
     "recall": ("rec", "{:.3f}"),
     "auc": ("auc", "{:.3f}"),

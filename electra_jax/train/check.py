@@ -7,9 +7,10 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
-from electra_jax.config import PretrainConfig, TowerConfig
+from electra_jax.config import ModelConfig, PretrainConfig, TowerConfig
 from electra_jax.data.manifest import Manifest
 from electra_jax.errors import UserError
+from electra_jax.train.models import LEARNED
 from electra_jax.train.processes import parse_time
 
 POSITIVE = (
@@ -24,6 +25,9 @@ POSITIVE = (
     "checkpoint_every",
     "checkpoints_kept",
 )
+
+ADVERSARIAL = ("electra", "electra-15")
+"""Objectives whose discriminator judges the generator's samples."""
 
 SHARED = ("tokenizer_hash", "vocab_size", "length", "packed", "pad_id", "unk_id", "cls_id", "sep_id", "mask_id")
 """What the manifests of folders that are trained on together agree in."""
@@ -43,11 +47,7 @@ def check(config: PretrainConfig, manifests: Sequence[Manifest]) -> None:
     _require(0 <= config.seed < 2**32, f"seed: {config.seed} is not between 0 and 2**32 - 1")
     for name, tower in (("discriminator", config.model.discriminator), ("generator", config.model.generator)):
         _check_tower(f"model.{name}", tower)
-    if config.model.tie == "all":
-        _require(
-            config.model.generator == config.model.discriminator,
-            "model.tie: all takes towers of the same size; give model.generator the sizes of model.discriminator",
-        )
+    _check_sharing(config.model)
     _check_compute(config)
     _check_objective(config)
     _check_data(config, manifests)
@@ -76,6 +76,20 @@ def _check_tower(name: str, tower: TowerConfig) -> None:
     _require(tower.num_hidden_layers > 0, f"{name}: num_hidden_layers {tower.num_hidden_layers} is not above 0")
 
 
+def _check_sharing(model: ModelConfig) -> None:
+    kind = model.generator_kind
+    if model.tie == "all":
+        _require(
+            model.generator == model.discriminator,
+            "model.tie: all takes towers of the same size; give model.generator the sizes of model.discriminator",
+        )
+        _require(kind == "masked-lm", f"model.tie: all takes generator_kind masked-lm, not {kind}; give embeddings")
+    _require(
+        model.tie != "gdes" or kind in LEARNED,
+        f"model.tie: gdes takes a generator that trains the tables, and {kind} has none; give embeddings",
+    )
+
+
 def _check_compute(config: PretrainConfig) -> None:
     if config.compute.attention == "cudnn":
         backend, dtype = jax.default_backend(), config.compute.dtype
@@ -89,6 +103,25 @@ def _check_objective(config: PretrainConfig) -> None:
     objective = config.objective
     _require(0 < objective.mask_prob < 1, f"objective.mask_prob: {objective.mask_prob} is not between 0 and 1")
     _require(objective.temperature > 0, f"objective.temperature: {objective.temperature} is not above 0")
+    _require(
+        objective.adversarial_weight == 0 or objective.name in ADVERSARIAL,
+        f"objective.adversarial_weight: {objective.name} has no discriminator to fool; give {' or '.join(ADVERSARIAL)}",
+    )
+    _require(
+        objective.adversarial_weight == 0 or not objective.disallow_correct,
+        "objective.adversarial_weight: its gradient is of all samples; give disallow_correct false",
+    )
+    if objective.name == "electric":
+        _require(
+            config.model.generator_kind != "masked-lm",
+            "model.generator_kind: electric asks for the probability of every token, which masked-lm can't tell "
+            "without masking it; give two-tower",
+        )
+        _require(
+            objective.temperature == 1 and not objective.disallow_correct,
+            "objective.temperature: electric takes samples of the generator's own distribution; give 1, and "
+            "disallow_correct false",
+        )
     slots = objective.slots(config.length)
     _require(slots > 0, f"length: of {config.length} tokens none is masked at mask_prob {objective.mask_prob}")
     positions = config.model.max_position_embeddings

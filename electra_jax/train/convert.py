@@ -22,6 +22,7 @@ from electra_jax.hub.names import Kind, flat
 from electra_jax.hub.source import local_folder
 from electra_jax.report.sinks import read_metrics
 from electra_jax.train.checkpoint import Checkpoints
+from electra_jax.train.models import single_models
 from electra_jax.train.optimizer import Params
 from electra_jax.train.run import CHECKPOINTS, CONFIG, MANIFEST, METRICS, TOKENIZER, read_model, restore_params
 
@@ -29,7 +30,10 @@ KINDS: tuple[Kind, ...] = ("discriminator", "generator")
 
 
 def export(run: Path, out: Path, step: int | None = None) -> list[Path]:
-    """Write `out`/discriminator and `out`/generator, which transformers loads; returns them.
+    """Write `out`/discriminator and `out`/generator, which transformers loads; returns their folders.
+
+    An encoder that was trained to predict tokens goes to `out`/encoder, as a masked language model. A generator that
+    transformers has no class for is left out.
 
     Each has config.json, model.safetensors, the tokenizer and a model card. `step` is that of a checkpoint, the newest
     unless named. Raises UserError where `run` is no run, has no such checkpoint, or `out` already holds something.
@@ -37,15 +41,15 @@ def export(run: Path, out: Path, step: int | None = None) -> list[Path]:
     check_absent(out)
     model = read_model(run)
     step, params = restore_params(run, step)
-    kinds = [kind for kind in KINDS if kind in params]
+    models = single_models(params)
     tokenizer = run / TOKENIZER if (run / TOKENIZER).is_dir() else None
     with new_folder(out) as scratch:
-        for kind in kinds:
-            folder, config = scratch / kind, model.tower(kind)
+        for name, (kind, own) in models.items():
+            folder, config = scratch / name, model.tower("generator" if name == "generator" else "discriminator")
             folder.mkdir()
-            card = model_card(f"{out.name}/{kind}", kind, config, **_story(run, step))
-            write_model(folder, kind, config, single_model(params, kind), tokenizer, card)
-    return [out / kind for kind in kinds]
+            card = model_card(f"{out.name}/{name}", name, config, **_story(run, step))
+            write_model(folder, kind, config, own, tokenizer, card)
+    return [out / name for name in models]
 
 
 def import_pretrained(discriminator: str | Path, out: Path, generator: str | Path | None = None) -> Path:
@@ -70,12 +74,6 @@ def import_pretrained(discriminator: str | Path, out: Path, generator: str | Pat
         with Checkpoints(scratch / CHECKPOINTS) as checkpoints:
             checkpoints.save(0, {"step": np.zeros((), np.int32), "params": pair})
     return out
-
-
-def single_model(params: Params, kind: Kind) -> Params:
-    """One model's own parameters, among them those that it shares."""
-    encoder = {"encoder": params["discriminator"]["encoder"]} if "encoder" not in params[kind] else {}
-    return {"embeddings": params["embeddings"], **encoder, **params[kind]}
 
 
 def _story(run: Path, step: int) -> dict[str, Any]:

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from electra_jax.config import ElectraConfig, PretrainConfig
+from electra_jax.objectives.registry import OBJECTIVES
+from electra_jax.train.models import LEARNED
 
 
 class Product(NamedTuple):
@@ -25,11 +27,26 @@ class Product(NamedTuple):
 
 
 def step_flops(config: PretrainConfig) -> float:
-    """Multiplications and additions of a step's matrix products; the backward pass costs two forward passes."""
+    """Multiplications and additions of a step's matrix products; the backward pass costs two forward passes.
+
+    Of what is predicted, the picks: but every position for the discriminator of all-tokens-mlm, and for the generator
+    of electric, which is asked twice. A generator that is not trained has no backward pass.
+    """
     length, picks = config.length, config.objective.slots(config.length)
+    name, parts = config.objective.name, OBJECTIVES[config.objective.name].parts
     discriminator, generator = config.model.tower("discriminator"), config.model.tower("generator")
-    heads = length * _replaced_token_head(discriminator) + picks * _masked_lm_head(generator)
-    return 3.0 * config.batch_size * (length * (_encoder(discriminator, length) + _encoder(generator, length)) + heads)
+    kept = length * _encoder(discriminator, length)
+    kept += length * _replaced_token_head(discriminator) if parts.detects else 0
+    if parts.predicts:
+        kept += (length if name == "all-tokens-mlm" else picks) * _masked_lm_head(discriminator)
+    proposed = 0
+    if parts.generator and config.model.generator_kind in LEARNED:
+        towers = 2 if config.model.generator_kind == "two-tower" else 1
+        predicted = length if name == "electric" else picks
+        proposed = towers * length * _encoder(generator, length) + predicted * _masked_lm_head(generator)
+    passes = 3.0 if config.objective.generator_weight or config.objective.adversarial_weight else 1.0
+    again = length * 2 * generator.embedding_size * generator.vocab_size if name == "electric" else 0
+    return config.batch_size * (3.0 * kept + passes * proposed + again)
 
 
 def _encoder(c: ElectraConfig, length: int) -> int:

@@ -38,8 +38,8 @@ def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     return rate
 
 
-def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Clip by the global norm, precondition, decay, scale by the schedule."""
+def make_optimizer(config: OptimizerConfig, steps: int, frozen: str = "") -> optax.GradientTransformation:
+    """Clip by the global norm, precondition, decay, scale by the schedule; nothing below the key `frozen` moves."""
     moments = scale_by_uncorrected_adam if config.name == "adam" else optax.scale_by_adam
     parts = [
         optax.clip_by_global_norm(config.clip_norm),
@@ -48,7 +48,10 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
     ]
     if config.name == "lamb":
         parts.append(scale_by_trust_ratio_a_layer())
-    return optax.chain(*parts, optax.scale_by_learning_rate(schedule(config, steps)))
+    parts.append(optax.scale_by_learning_rate(schedule(config, steps)))
+    if frozen:
+        parts.append(optax.masked(optax.set_to_zero(), lambda updates: {name: name == frozen for name in updates}))
+    return optax.chain(*parts)
 
 
 class Moments(NamedTuple):

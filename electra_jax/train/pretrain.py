@@ -18,6 +18,7 @@ from electra_jax.data.manifest import Manifest
 from electra_jax.data.rows import Rows, open_rows
 from electra_jax.data.tokenizer import load_tokenizer, tokenizer_hash
 from electra_jax.errors import RunError, StoppedError, UserError
+from electra_jax.hub.names import flat, nested
 from electra_jax.objectives.masking import SpecialTokens
 from electra_jax.objectives.metrics import Counts, summarize
 from electra_jax.report.progress import TrainingProgress, table
@@ -27,6 +28,7 @@ from electra_jax.train.check import check, check_mesh
 from electra_jax.train.checkpoint import Checkpoints
 from electra_jax.train.clock import Clock
 from electra_jax.train.flops import measure_peak, step_flops
+from electra_jax.train.models import LEARNED, started_from_one
 from electra_jax.train.optimizer import Params, schedule
 from electra_jax.train.processes import Stop, ending_together, is_first, join, wait_for_all
 from electra_jax.train.run import CHECKPOINTS, METRICS, TOKENIZER, has_checkpoint, open_run, read_model, restore_params
@@ -39,6 +41,7 @@ from electra_jax.train.step import (
     init_state,
     jit_step,
     make_evaluation,
+    trains_generator,
 )
 
 
@@ -81,12 +84,21 @@ def _pretrain(config: PretrainConfig, console: Console) -> dict[str, float]:
 
 def _initial_weights(config: PretrainConfig, manifest: Manifest) -> Params:
     """The parameters of `config.init_from`, of one tower or both; nothing where there is none."""
+    weights = _read_weights(config, manifest) if config.init_from else {}
+    if not trains_generator(config) and config.model.generator_kind in LEARNED and "generator" not in weights:
+        raise UserError(
+            "objective.generator_weight: 0 leaves the generator as it starts, and it would start at random; give "
+            "init_from a run whose objective is mlm and whose encoder has the generator's size, or one with a generator"
+        )
+    return weights
+
+
+def _read_weights(config: PretrainConfig, manifest: Manifest) -> Params:
     run = config.init_from
-    if run is None:
-        return {}
+    assert run is not None
     model, (_, params) = read_model(run), restore_params(run)
     shared = ["vocab_size", "embedding_size", "max_position_embeddings", "type_vocab_size"]
-    shared += ["tie"] if "generator" in params else []
+    shared += ["tie", "generator_kind"] if "generator" in params else []
     for name in (*shared, *(tower for tower in ("discriminator", "generator") if tower in params)):
         theirs, ours = getattr(model, name), getattr(config.model, name)
         if theirs != ours:
@@ -95,7 +107,7 @@ def _initial_weights(config: PretrainConfig, manifest: Manifest) -> Params:
         raise UserError(
             f"{config.data[0]}: prepared with another tokenizer than {run} has; prepare it with {run / TOKENIZER}"
         )
-    return params
+    return params if "generator" in params else started_from_one(params, config.model, model.discriminator)
 
 
 class Trainer:
@@ -189,8 +201,10 @@ class Trainer:
         else:
             places = jax.tree.map(lambda a: a.sharding, fresh)
             params = jax.jit(partial(init_params, self.config), out_shardings=places["params"])()
-            params |= jax.device_put(weights, {name: places["params"][name] for name in weights})
-            state = jax.jit(self._fresh, out_shardings=places)(params)
+            leaves, all_places = flat(params), flat(places["params"])
+            given = {path: leaf for path, leaf in flat(weights).items() if path in leaves}  # heads may be others
+            leaves |= jax.device_put(given, {path: all_places[path] for path in given})
+            state = jax.jit(self._fresh, out_shardings=places)(nested(leaves.items()))
         return state, state.pop("window")
 
     def _fresh(self, params: Params) -> State:
@@ -233,16 +247,16 @@ class Trainer:
         return record
 
     def _summary(self, counts: Counts) -> dict[str, float]:
-        objective = self.config.objective
-        return summarize(counts, objective.generator_weight, objective.discriminator_weight)
+        return summarize(counts, self.config.objective)
 
     def _startup_table(self, params: Params, first: int) -> Table:
         def size(name: str) -> str:
-            return f"{sum(leaf.size for leaf in jax.tree.leaves(params[name])):,} parameters"
+            return f"{sum(leaf.size for leaf in jax.tree.leaves(params.get(name, {}))):,} parameters"
 
         tokens = self.config.batch_size * self.config.length
         axes = ", ".join(f"{name}={size}" for name, size in self.mesh.shape.items())
         rows = {
+            "objective": self.config.objective.name,
             "discriminator": size("discriminator"),
             "generator": size("generator"),
             "shared embeddings": size("embeddings"),

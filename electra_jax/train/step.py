@@ -12,11 +12,12 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Int, PRNGKeyArray, UInt32
 
 from electra_jax.config import ComputeConfig, ModelConfig, PretrainConfig
-from electra_jax.model import Electra, Tokens
+from electra_jax.model import Electra, Parts, Tokens
 from electra_jax.model.layers import row_keys
-from electra_jax.objectives.electra import Totals, count, electra
+from electra_jax.objectives.losses import Totals, count
 from electra_jax.objectives.masking import SpecialTokens
 from electra_jax.objectives.metrics import Counts
+from electra_jax.objectives.registry import OBJECTIVES, Objective
 from electra_jax.train.optimizer import Params, make_optimizer
 from electra_jax.train.sharding import AXES, add_up, by_row, gather, replicated, shardings, specs
 
@@ -53,32 +54,49 @@ def step_key(seed: int | UInt32[Array, ""], step: Int[Array, ""]) -> PRNGKeyArra
     return jax.random.fold_in(jax.random.key(seed), step)
 
 
+def objective(config: PretrainConfig) -> Objective:
+    """What the run minimises."""
+    return OBJECTIVES[config.objective.name]
+
+
 @cache
-def abstract_model(model: ModelConfig, compute: ComputeConfig) -> Electra:
+def abstract_model(model: ModelConfig, compute: ComputeConfig, parts: Parts) -> Electra:
     """The model with shapes in place of its numbers; made once, because that takes a tenth of a second."""
-    return nnx.eval_shape(lambda: Electra(model, compute, rngs=nnx.Rngs(0)))
+    return nnx.eval_shape(lambda: Electra(model, compute, parts, rngs=nnx.Rngs(0)))
 
 
 def graph_of(config: PretrainConfig) -> nnx.GraphDef:
     """The model without its numbers: merged with parameters inside the step, at no cost outside it."""
-    return nnx.graphdef(abstract_model(config.model, config.compute))
+    return nnx.graphdef(abstract_model(config.model, config.compute, objective(config).parts))
 
 
 def init_params(config: PretrainConfig) -> Params:
     """Parameters as the paper's towers start; keyed by `config.seed`."""
     # fold_in keeps these draws apart from those of the steps, which count from 0.
     key = jax.random.fold_in(jax.random.key(config.seed), 2**32 - 1)
-    return nnx.to_pure_dict(nnx.state(Electra(config.model, config.compute, rngs=nnx.Rngs(key))))
+    model = Electra(config.model, config.compute, objective(config).parts, rngs=nnx.Rngs(key))
+    return nnx.to_pure_dict(nnx.state(model))
 
 
 def abstract_params(config: PretrainConfig) -> Params:
     """Shapes and dtypes of the parameters."""
-    return nnx.to_pure_dict(nnx.state(abstract_model(config.model, config.compute)))
+    return nnx.to_pure_dict(nnx.state(abstract_model(config.model, config.compute, objective(config).parts)))
+
+
+def trains_generator(config: PretrainConfig) -> bool:
+    """Whether the generator has a loss, or there is none."""
+    weights = config.objective.generator_weight, config.objective.adversarial_weight
+    return any(weights) or not objective(config).parts.generator
+
+
+def optimizer_of(config: PretrainConfig) -> optax.GradientTransformation:
+    """The run's optimiser. A generator that is not trained does not decay either."""
+    return make_optimizer(config.optimizer, config.steps, frozen="" if trains_generator(config) else "generator")
 
 
 def init_state(config: PretrainConfig, params: Params) -> State:
     """The state before the first step."""
-    optimizer = make_optimizer(config.optimizer, config.steps)
+    optimizer = optimizer_of(config)
     step, bad_steps = jnp.zeros((2,), jnp.int32)  # arrays of their own: both are donated
     state = {"step": step, "bad_steps": bad_steps, "params": params, "optimizer": optimizer.init(params)}
     return state | ({"ema": jax.tree.map(jnp.copy, params)} if config.ema_decay else {})
@@ -97,7 +115,7 @@ def make_step(
     A step whose loss or gradient isn't finite changes nothing but its own number, and is counted; after
     `config.max_bad_steps` of them in a row not even that changes.
     """
-    optimizer, differentiate = make_optimizer(config.optimizer, config.steps), make_gradient(config, special, mesh)
+    optimizer, differentiate = optimizer_of(config), make_gradient(config, special, mesh)
 
     def step(state: State, batch: Batch) -> tuple[State, Counts]:
         gradients, counts = differentiate(state["params"], batch, state["step"])
@@ -134,13 +152,14 @@ def make_gradient(
     Left to itself, XLA sums the gradient of each use of a shared table over the devices, and that of each part.
     """
     graph, params_specs, rows = graph_of(config), specs(abstract_params(config), mesh), by_row(mesh).spec
+    loss_of = objective(config).loss
 
     def on_device(params: Params, batch: Batch, keys: PRNGKeyArray, totals: Totals) -> tuple[Params, Counts]:
         whole = gather(params, params_specs)
 
         def loss(params: Params, batch: Batch, keys: PRNGKeyArray) -> tuple[Array, Counts]:
             model, tokens = nnx.merge(graph, params), read_tokens(batch)
-            return electra(model, tokens, keys, special, config.objective, dropout=True, totals=totals)
+            return loss_of(model, tokens, keys, special, config.objective, dropout=True, totals=totals)
 
         gradient, counts = accumulate(partial(jax.grad(loss, has_aux=True), whole), (batch, keys), config.accumulate)
         return add_up(gradient, params_specs), jax.lax.psum(counts, AXES)
@@ -175,8 +194,8 @@ def accumulate(function: Callable, rows: Any, parts: int) -> Any:
 
 def all_finite(gradients: Params, counts: Counts) -> Bool[Array, ""]:
     """Whether a step may be taken."""
-    losses = counts["mlm_sum"] + counts["discriminator_sum"]
-    return jnp.isfinite(optax.tree.norm(gradients)) & jnp.isfinite(losses)
+    losses = [total for name, total in counts.items() if name.endswith("_sum")]
+    return jnp.isfinite(optax.tree.norm(gradients)) & jnp.isfinite(sum(losses))
 
 
 def select(condition: Bool[Array, ""], these: Any, those: Any) -> Any:
@@ -189,10 +208,11 @@ def make_evaluation(
 ) -> Callable[[Params, Batch, Array], Counts]:
     """Counts of held-out batch number `index`, without dropout; its masks and samples are the same every time."""
     graph, params_specs, rows = graph_of(config), specs(abstract_params(config), mesh), by_row(mesh).spec
+    loss_of = objective(config).loss
 
     def on_device(params: Params, batch: Batch, keys: PRNGKeyArray) -> Counts:
         model = nnx.merge(graph, gather(params, params_specs))
-        counts = electra(model, read_tokens(batch), keys, special, config.objective, dropout=False)[1]
+        counts = loss_of(model, read_tokens(batch), keys, special, config.objective, dropout=False)[1]
         return jax.lax.psum(counts, AXES)
 
     on_devices = jax.shard_map(

@@ -7,6 +7,7 @@ import pytest
 from scipy.special import log_expit
 from sklearn.metrics import accuracy_score, precision_score, recall_score, roc_auc_score
 
+from electra_jax.config import ObjectiveConfig
 from electra_jax.objectives.losses import mean, replaced_token_loss
 from electra_jax.objectives.metrics import discriminator_counts, summarize
 
@@ -89,7 +90,7 @@ def no_picks() -> dict[str, np.ndarray]:
 def metrics_of(logits: np.ndarray, replaced: np.ndarray, mask: np.ndarray) -> dict[str, float]:
     counts = discriminator_counts(jnp.asarray(logits), jnp.asarray(replaced), jnp.asarray(mask))
     total, tokens = replaced_token_loss(jnp.asarray(logits), replaced, mask)
-    return summarize({**no_picks(), **counts, "discriminator_sum": total, "tokens": tokens}, 1.0, 50.0)
+    return summarize({**no_picks(), **counts, "discriminator_sum": total, "judged": tokens}, ObjectiveConfig())
 
 
 @pytest.mark.parametrize(("shift", "scale"), [(1.0, 1.0), (0.2, 0.1), (3.0, 3.0), (-1.0, 1.0), (6.0, 10.0)])

@@ -14,7 +14,7 @@ from electra_jax.hub.configs import to_hf
 from electra_jax.hub.names import Kind, tensors
 from electra_jax.model import Electra
 from electra_jax.presets import load_config
-from electra_jax.train.convert import single_model
+from electra_jax.train.models import single_models
 
 CLASSES = {"discriminator": ElectraForPreTraining, "generator": ElectraForMaskedLM}
 TIED = {"generator": {"generator_lm_head.weight"}, "discriminator": set()}
@@ -102,5 +102,5 @@ def test_the_towers_are_those_that_transformers_builds(name: str, kind: Kind) ->
     assert {tensor.key: tensor.shape for tensor in tensors(sizes, kind)} == shapes
 
     params = nnx.to_pure_dict(nnx.state(nnx.eval_shape(lambda: Electra(model, rngs=nnx.Rngs(0)))))
-    leaves = jax.tree.leaves(single_model(params, kind))
+    leaves = jax.tree.leaves(single_models(params)[kind][1])
     assert sum(leaf.size for leaf in leaves) == sum(int(np.prod(shape)) for shape in shapes.values())

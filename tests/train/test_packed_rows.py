@@ -11,8 +11,8 @@ from electra_jax.config import ComputeConfig, ModelConfig, ObjectiveConfig, Towe
 from electra_jax.data.packing import fit, pack
 from electra_jax.data.rows import view
 from electra_jax.model import Electra, Tokens
-from electra_jax.objectives.electra import count, electra
-from electra_jax.objectives.losses import replaced_token_loss
+from electra_jax.objectives.electra import electra
+from electra_jax.objectives.losses import count, replaced_token_loss
 from electra_jax.objectives.masking import SpecialTokens
 from electra_jax.train.step import Batch, read_tokens
 
