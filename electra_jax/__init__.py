@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from electra_jax.finetuning.finetune import finetune
     from electra_jax.finetuning.model import Classifier, FineTuned
     from electra_jax.finetuning.predict import predict
+    from electra_jax.finetuning.score import score
     from electra_jax.hub.pretrained import Discriminator, Generator
     from electra_jax.model import Electra
     from electra_jax.presets import load_config
@@ -60,6 +61,7 @@ _HOMES = {
     "electra_jax.finetuning.finetune": ("finetune",),
     "electra_jax.finetuning.model": ("Classifier", "FineTuned"),
     "electra_jax.finetuning.predict": ("predict",),
+    "electra_jax.finetuning.score": ("score",),
     "electra_jax.hub.pretrained": ("Discriminator", "Generator"),
     "electra_jax.model": ("Electra",),
     "electra_jax.presets": ("load_config",),
@@ -93,6 +95,7 @@ __all__ = [
     "predict",
     "prepare",
     "pretrain",
+    "score",
     "train_vocabulary",
 ]
 

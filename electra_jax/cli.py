@@ -98,6 +98,17 @@ class DetectArguments:
     """File to write the same to, as a page."""
 
 
+@dataclass(frozen=True)
+class ScoreArguments:
+    """Pseudo-log-likelihoods of texts, by a model that objective electric pretrained."""
+
+    text: tyro.conf.Positional[tuple[str, ...]]
+    model: str
+    """Folder of a discriminator of objective electric, or its name on the hub."""
+    tokens: bool = False
+    """Tell each token's too."""
+
+
 def vocab(arguments: Sequence[str], console: Console) -> None:
     """Train a WordPiece vocabulary on text files."""
     from electra_jax.data.vocab import train_vocabulary
@@ -229,6 +240,19 @@ def detect(arguments: Sequence[str], console: Console) -> None:
         console.print(str(given.html), soft_wrap=True)
 
 
+def score(arguments: Sequence[str], console: Console) -> None:
+    """Tell how likely texts are, by a discriminator that objective electric pretrained."""
+    given = tyro.cli(ScoreArguments, args=arguments, prog="electra-jax score")
+
+    from electra_jax.finetuning.score import score
+
+    _keep_compiled()
+    for one in score(given.model, given.text):
+        print(f"{one.total:.3f}\t{one.text}")
+        for token, value in zip(one.tokens, one.log_likelihoods, strict=True) if given.tokens else ():
+            print(f"\t{value:.3f}\t{token}")
+
+
 def _keep_compiled() -> None:
     from electra_jax.train.cache import keep_compiled
 
@@ -251,6 +275,7 @@ COMMANDS: dict[str, Callable[[Sequence[str], Console], None]] = {
     "predict": predict,
     "evaluate": evaluate,
     "detect": detect,
+    "score": score,
 }
 
 

@@ -101,7 +101,7 @@ class ModelConfig:
 class ObjectiveConfig:
     """What is learned ([P] section 2; [G] configure_pretraining.py)."""
 
-    name: Literal["electra", "electra-15", "replace-mlm", "all-tokens-mlm", "mlm", "electric"] = "electra"
+    name: str = "electra"
     """electra: tell of every token whether it was replaced. electra-15: of the picks alone. replace-mlm: predict the
     originals of the picks, where samples stand in place of [MASK]. all-tokens-mlm: of every token. mlm: BERT's, with no
     generator ([P] section 3.5). electric: an energy of every token (Clark et al., 2020, "Electric")."""

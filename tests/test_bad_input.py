@@ -303,7 +303,9 @@ def test_importing_what_is_not_there(fail: Failing, tmp_path: Path) -> None:
 # --- an output that is taken --------------------------------------------------------------------------------------
 
 
-MAKE_FOLDERS = [command for command in cli.COMMANDS if command not in ("plan", "predict", "evaluate", "detect")]
+MAKE_FOLDERS = [
+    command for command in cli.COMMANDS if command not in ("plan", "predict", "evaluate", "detect", "score")
+]
 
 
 @pytest.fixture

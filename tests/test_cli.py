@@ -212,6 +212,7 @@ def test_help_lists_the_commands(flag: str, capsys: pytest.CaptureFixture[str]) 
 
 
 REQUIRED = dict.fromkeys(cli.COMMANDS, "--out") | {"plan": "--config", "evaluate": "--data", "detect": "--model"}
+REQUIRED["score"] = "--model"
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS)

@@ -28,6 +28,7 @@ from electra_jax import (
     FinetuneConfig,
     FineTuned,
     PrepareConfig,
+    PretrainConfig,
     VocabConfig,
     export,
     finetune,
@@ -91,24 +92,9 @@ def main(folder: Positional[Path], docs: Path = Path("docs"), seeds: int = SEEDS
 
 def make_models(folder: Path, training: list[Review], console: Console) -> dict[str, Path]:
     """The folder of each side's discriminator."""
-    rows = folder / "rows"
-    config = load_config(PRESET, data=rows, out=folder / "run")
+    config = load_config(PRESET, data=folder / "rows", out=folder / "run")
     if not (folder / "export").exists():
-        texts = {"reviews": [review.text for review in training], "newspaper": read_newspaper()}
-        for name, documents in texts.items():
-            write_documents(documents, folder / f"{name}.txt")
-        files = {name: folder / f"{name}.txt" for name in texts}
-        vocabulary = VocabConfig(
-            tuple(files.values()),
-            folder / "tokenizer",
-            size=config.model.vocab_size,
-            limit_alphabet=config.model.vocab_size - 500,
-        )
-        if not vocabulary.out.exists():
-            train_vocabulary(vocabulary)
-        if not rows.exists():
-            sources = (str(files["reviews"]),) * REVIEWS_TWICE + (str(files["newspaper"]),)
-            prepare(PrepareConfig(sources, str(vocabulary.out), rows, length=config.length, workers=2))
+        make_rows(folder, training, config)
         pretrain(config, console)
         export(config.out, folder / "export")
     models = {"pretrained": folder / "export" / "discriminator", "random": folder / "random"}
@@ -116,6 +102,20 @@ def make_models(folder: Path, training: list[Review], console: Console) -> dict[
         Discriminator(from_hf(models["pretrained"]), rngs=nnx.Rngs(0)).save_pretrained(models["random"])
         save_tokenizer(load_tokenizer(models["pretrained"]), models["random"])
     return models
+
+
+def make_rows(folder: Path, training: list[Review], config: PretrainConfig) -> None:
+    """Of the training reviews' text and the newspaper: a tokenizer, and `folder`/rows."""
+    texts = {"reviews": [review.text for review in training], "newspaper": read_newspaper()}
+    files = {name: folder / f"{name}.txt" for name in texts}
+    for name, documents in texts.items():
+        write_documents(documents, files[name])
+    size, tokenizer, rows = config.model.vocab_size, folder / "tokenizer", folder / "rows"
+    if not tokenizer.exists():
+        train_vocabulary(VocabConfig(tuple(files.values()), tokenizer, size=size, limit_alphabet=size - 500))
+    if not rows.exists():
+        sources = (str(files["reviews"]),) * REVIEWS_TWICE + (str(files["newspaper"]),)
+        prepare(PrepareConfig(sources, str(tokenizer), rows, length=config.length, workers=2))
 
 
 def choose(folder: Path, arm: str, model: Path, training: list[Review], console: Console) -> Recipe:

@@ -4,6 +4,7 @@ import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -61,17 +62,23 @@ def detect(model: str | Path, texts: Sequence[str]) -> list[Detected]:
 
 
 def _detect(discriminator: Discriminator, tokenizer: object, text: str) -> Detected:
+    encoding = encode(discriminator, tokenizer, text)
+    probabilities = np.asarray(jax.nn.sigmoid(discriminator(jnp.array([encoding.ids]))))[0]
+    inside = slice(1, -1)
+    return Detected(
+        text, tuple(encoding.tokens[inside]), tuple(probabilities[inside].tolist()), tuple(encoding.offsets[inside])
+    )
+
+
+def encode(discriminator: Discriminator, tokenizer: object, text: str) -> Any:
+    """The text as `tokenizers` encodes it, from [CLS] to [SEP]; raises UserError where it's empty or too long."""
     encoding = tokenizer(text, verbose=False).encodings[0]  # type: ignore[operator]
     positions = discriminator.config.max_position_embeddings
     if len(encoding.ids) == 2:
         raise UserError("the text: is empty; give some words")
     if len(encoding.ids) > positions:
         raise UserError(f"the text: has {len(encoding.ids)} tokens, and the model {positions} positions; divide it")
-    probabilities = np.asarray(jax.nn.sigmoid(discriminator(jnp.array([encoding.ids]))))[0]
-    inside = slice(1, -1)
-    return Detected(
-        text, tuple(encoding.tokens[inside]), tuple(probabilities[inside].tolist()), tuple(encoding.offsets[inside])
-    )
+    return encoding
 
 
 def coloured(found: Detected) -> Text:

@@ -13,6 +13,8 @@ from electra_jax.hub.names import AnyKind
 from electra_jax.model import HeadKind
 
 FILE_NAME = "config.json"
+OBJECTIVE = "pretraining_objective"
+"""A field of this package's own, in models of other objectives than electra."""
 
 ARCHITECTURES: dict[AnyKind, str] = {
     "discriminator": "ElectraForPreTraining",
@@ -77,20 +79,34 @@ class TaskHead:
         return HEAD_OUTPUTS.get(self.kind, len(self.labels))
 
 
-def to_hf(config: ElectraConfig, kind: AnyKind, head: TaskHead | None = None) -> transformers.ElectraConfig:
-    """The configuration as transformers has it, with the class that the weights are for."""
+def to_hf(
+    config: ElectraConfig, kind: AnyKind, head: TaskHead | None = None, objective: str | None = None
+) -> transformers.ElectraConfig:
+    """The configuration as transformers has it, with the class that the weights are for.
+
+    `objective` is the one that pretrained them, which transformers passes over.
+    """
     values: dict[str, Any] = {field.name: getattr(config, field.name) for field in fields(ElectraConfig)}
     if head is not None and head.labels:
         values["id2label"] = dict(enumerate(head.labels))
         values["label2id"] = {label: index for index, label in enumerate(head.labels)}
     if head is not None and head.problem is not None:
         values["problem_type"] = head.problem
+    if objective is not None:
+        values[OBJECTIVE] = objective
     return transformers.ElectraConfig(**values, architectures=[ARCHITECTURES[kind]])
 
 
-def write_config(config: ElectraConfig, kind: AnyKind, folder: Path, head: TaskHead | None = None) -> None:
-    """Write config.json into `folder`."""
-    (folder / FILE_NAME).write_text(to_hf(config, kind, head).to_json_string(), encoding="utf-8")
+def write_config(
+    config: ElectraConfig, kind: AnyKind, folder: Path, head: TaskHead | None = None, objective: str | None = None
+) -> None:
+    """Write config.json into `folder`; the arguments are those of `to_hf`."""
+    (folder / FILE_NAME).write_text(to_hf(config, kind, head, objective).to_json_string(), encoding="utf-8")
+
+
+def read_objective(folder: Path) -> str | None:
+    """The objective that pretrained the model, where config.json says it; raises UserError where there is none."""
+    return _read(folder / FILE_NAME).get(OBJECTIVE)
 
 
 def read_head(folder: Path) -> TaskHead:

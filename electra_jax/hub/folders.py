@@ -50,13 +50,14 @@ def write_model(
     tokenizer_folder: Path | None = None,
     card: str | None = None,
     head: TaskHead | None = None,
+    objective: str | None = None,
 ) -> None:
     """Write the model into the existing `folder`, with the tokenizer's files and README.md where they are given.
 
-    `head` is that of a fine-tuned model. Raises UserError where the parameters are not those of `config`, or
-    `tokenizer_folder` holds no tokenizer.
+    `head` is that of a fine-tuned model; `objective` is written where it is given. Raises UserError where the
+    parameters are not those of `config`, or `tokenizer_folder` holds no tokenizer.
     """
-    write_config(config, kind, folder, head)
+    write_config(config, kind, folder, head, objective)
     write_state(to_state(params, config, kind, head.outputs if head else 1), folder)
     if tokenizer_folder is not None:
         _copy_tokenizer(tokenizer_folder, folder)

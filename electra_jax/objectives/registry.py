@@ -1,10 +1,11 @@
-"""Every objective by its name: a new one is a file, a line here, and its name in `ObjectiveConfig.name`."""
+"""Every objective by its name: a new one is a file, and a line here (docs/objectives.md has an example)."""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 from jaxtyping import Array, Float
 
+from electra_jax.errors import UserError
 from electra_jax.model import Parts
 from electra_jax.objectives.all_tokens_mlm import all_tokens_mlm
 from electra_jax.objectives.electra import electra, electra_15
@@ -32,3 +33,10 @@ OBJECTIVES = {
     "electric": Objective(electric),
 }
 """By `ObjectiveConfig.name`."""
+
+
+def find(name: str) -> Objective:
+    """The objective of that name; raises UserError where there is none."""
+    if name not in OBJECTIVES:
+        raise UserError(f"objective.name: {name!r} is none of {', '.join(OBJECTIVES)}")
+    return OBJECTIVES[name]

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from electra_jax.config import ModelConfig, PretrainConfig, TowerConfig
 from electra_jax.data.manifest import Manifest
 from electra_jax.errors import UserError
+from electra_jax.objectives.registry import find
 from electra_jax.train.models import LEARNED
 from electra_jax.train.processes import parse_time
 
@@ -101,6 +102,7 @@ def _check_compute(config: PretrainConfig) -> None:
 
 def _check_objective(config: PretrainConfig) -> None:
     objective = config.objective
+    find(objective.name)
     _require(0 < objective.mask_prob < 1, f"objective.mask_prob: {objective.mask_prob} is not between 0 and 1")
     _require(objective.temperature > 0, f"objective.temperature: {objective.temperature} is not above 0")
     _require(

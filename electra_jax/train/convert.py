@@ -24,7 +24,16 @@ from electra_jax.report.sinks import read_metrics
 from electra_jax.train.checkpoint import Checkpoints
 from electra_jax.train.models import single_models
 from electra_jax.train.optimizer import Params
-from electra_jax.train.run import CHECKPOINTS, CONFIG, MANIFEST, METRICS, TOKENIZER, read_model, restore_params
+from electra_jax.train.run import (
+    CHECKPOINTS,
+    CONFIG,
+    MANIFEST,
+    METRICS,
+    TOKENIZER,
+    read_model,
+    read_objective,
+    restore_params,
+)
 
 KINDS: tuple[Kind, ...] = ("discriminator", "generator")
 
@@ -48,7 +57,7 @@ def export(run: Path, out: Path, step: int | None = None) -> list[Path]:
             folder, config = scratch / name, model.tower("generator" if name == "generator" else "discriminator")
             folder.mkdir()
             card = model_card(f"{out.name}/{name}", name, config, **_story(run, step))
-            write_model(folder, kind, config, own, tokenizer, card)
+            write_model(folder, kind, config, own, tokenizer, card, objective=read_objective(run))
     return [out / name for name in models]
 
 

