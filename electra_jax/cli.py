@@ -285,6 +285,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if name not in COMMANDS:
         _usage(name)
     console = Console(stderr=True)
+    # Or else transformers, which is here for its tokenizers, begins with a line on torch where there is none.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     try:
         COMMANDS[name](rest[:-1], console)
     except UserError as error:
