@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         OptimizerConfig,
         PrepareConfig,
         PretrainConfig,
+        TensorflowConfig,
         TowerConfig,
         VocabConfig,
     )
@@ -50,6 +51,7 @@ _HOMES = {
         "OptimizerConfig",
         "PrepareConfig",
         "PretrainConfig",
+        "TensorflowConfig",
         "TowerConfig",
         "VocabConfig",
     ),
@@ -83,6 +85,7 @@ __all__ = [
     "OptimizerConfig",
     "PrepareConfig",
     "PretrainConfig",
+    "TensorflowConfig",
     "TowerConfig",
     "UserError",
     "VocabConfig",

@@ -11,7 +11,14 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
-from electra_jax.config import ComputeConfig, FinetuneConfig, PrepareConfig, PretrainConfig, VocabConfig
+from electra_jax.config import (
+    ComputeConfig,
+    FinetuneConfig,
+    PrepareConfig,
+    PretrainConfig,
+    TensorflowConfig,
+    VocabConfig,
+)
 from electra_jax.errors import RunError, UserError
 
 INTERRUPTED = 130  # what a shell gives for SIGINT
@@ -47,14 +54,16 @@ class ExportArguments:
 
 @dataclass(frozen=True)
 class ImportArguments:
-    """A transformers model to a folder that `pretrain --init-from` starts from."""
+    """Released weights to a folder that `pretrain --init-from` starts from."""
 
     discriminator: tyro.conf.Positional[str]
-    """Folder of an ElectraForPreTraining, or its name on the hub."""
+    """Folder of an ElectraForPreTraining, or its name on the hub; or a TensorFlow checkpoint of
+    google-research/electra, which holds both towers: its folder, or the prefix of its files."""
     out: Path
     """Folder of the imported weights."""
     generator: str | None = None
     """Folder or hub name of its ElectraForMaskedLM; without it, a run starts with a fresh generator."""
+    tensorflow: TensorflowConfig = TensorflowConfig()
 
 
 @dataclass(frozen=True)
@@ -176,11 +185,11 @@ def export(arguments: Sequence[str], console: Console) -> None:
 
 
 def import_(arguments: Sequence[str], console: Console) -> None:
-    """Read Hugging Face folders as weights that a run starts from."""
+    """Read Hugging Face folders, or a TensorFlow checkpoint, as weights that a run starts from."""
     from electra_jax.train.convert import import_pretrained
 
     given = tyro.cli(ImportArguments, args=arguments, prog="electra-jax import")
-    run = import_pretrained(given.discriminator, given.out, given.generator)
+    run = import_pretrained(given.discriminator, given.out, given.generator, given.tensorflow, console)
     console.print(f"{run}: start from it with electra-jax pretrain --init-from {run}", soft_wrap=True)
 
 

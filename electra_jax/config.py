@@ -232,6 +232,20 @@ class PretrainConfig:
 
 
 @dataclass(frozen=True)
+class TensorflowConfig:
+    """What a checkpoint of google-research/electra doesn't say of itself."""
+
+    heads: int | None = None
+    """Attention heads of the discriminator; hidden size / 64, unless set."""
+    vocab: Path | None = None
+    """Its vocabulary; vocab.txt beside it, or where its run looked for one, unless set."""
+    lowercase: bool = True
+    """Whether it was trained with do_lower_case."""
+    strip_accents: bool = True
+    """Whether its text was prepared with --do-strip-accents; without `lowercase`, accents stay in any case."""
+
+
+@dataclass(frozen=True)
 class VocabConfig:
     """Training a WordPiece vocabulary."""
 

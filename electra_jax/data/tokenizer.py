@@ -37,6 +37,24 @@ def load_tokenizer(name_or_folder: str | Path) -> PreTrainedTokenizerFast:
     return _checked(tokenizer, name)
 
 
+def load_vocabulary(file: Path, lowercase: bool, strip_accents: bool, max_length: int) -> PreTrainedTokenizerFast:
+    """The BERT tokenizer of a vocab.txt, one token a line, as the original release has it.
+
+    Raises UserError where it can't be read, and where it lacks one of [PAD], [UNK], [CLS], [SEP] and [MASK].
+    """
+    try:
+        lines = file.read_text(encoding="utf-8").rstrip("\n").split("\n")  # not splitlines: some tokens are separators
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: the vocabulary can't be read: {first_line(error)}") from error
+    tokenizer = BertTokenizer(
+        vocab={line.strip(): index for index, line in enumerate(lines)},
+        do_lower_case=lowercase,
+        strip_accents=lowercase and strip_accents,
+        model_max_length=max_length,
+    )
+    return _checked(tokenizer, str(file))
+
+
 def tokenizer_hash(tokenizer: PreTrainedTokenizerFast) -> str:
     """SHA-256 (hexadecimal) of what determines the ids of a text: vocabulary, normalizer, splitting, added tokens.
 

@@ -162,7 +162,7 @@ def _read_safetensors(file: Path) -> State:
     try:
         return safetensors.numpy.load_file(file)
     except (SafetensorError, OSError, ValueError) as error:
-        raise _damaged(file, error) from error
+        raise damaged(file, error) from error
 
 
 def _read_pickle(file: Path) -> State:
@@ -174,7 +174,7 @@ def _read_pickle(file: Path) -> State:
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can raise anything
-        raise _damaged(file, error) from error
+        raise damaged(file, error) from error
     if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
         raise UserError(f"{file}: is no dict of tensors; save the model's state_dict() there")
     return {key: _to_numpy(value.detach()) for key, value in content.items()}
@@ -184,6 +184,7 @@ def _to_numpy(tensor: Any) -> np.ndarray:
     return (tensor.float() if tensor.is_floating_point() else tensor).numpy()  # numpy has no bfloat16
 
 
-def _damaged(file: Path, error: Exception) -> UserError:
+def damaged(file: Path, error: Exception) -> UserError:
+    """What to raise where a library can't read a file of weights."""
     reason = first_line(error)[:200]
     return UserError(f"{file}: damaged, or cut short ({reason}); fetch or copy it again")

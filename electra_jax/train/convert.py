@@ -1,4 +1,4 @@
-"""Runs to Hugging Face folders, and back."""
+"""Runs to Hugging Face folders, and back; and from the original release's checkpoints."""
 
 import tomllib
 from collections.abc import Mapping
@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import tomli_w
+from rich.console import Console
+from transformers import PreTrainedTokenizerFast
 
-from electra_jax.config import ModelConfig
+from electra_jax.config import ModelConfig, TensorflowConfig
 from electra_jax.data.manifest import read_manifests
-from electra_jax.data.tokenizer import load_tokenizer, save_tokenizer
+from electra_jax.data.tokenizer import load_tokenizer, load_vocabulary, save_tokenizer
 from electra_jax.errors import UserError
 from electra_jax.files import check_absent, new_folder, write_text
 from electra_jax.hub.card import model_card
@@ -20,6 +22,7 @@ from electra_jax.hub.folders import read_model as read_folder
 from electra_jax.hub.folders import write_model
 from electra_jax.hub.names import Kind, flat
 from electra_jax.hub.source import local_folder
+from electra_jax.hub.tensorflow import find_checkpoint, find_vocabulary, read_variables, to_pair
 from electra_jax.report.sinks import read_metrics
 from electra_jax.train.checkpoint import Checkpoints
 from electra_jax.train.models import single_models
@@ -36,6 +39,8 @@ from electra_jax.train.run import (
 )
 
 KINDS: tuple[Kind, ...] = ("discriminator", "generator")
+Imported = tuple[ModelConfig, Params, PreTrainedTokenizerFast | None]
+"""The pair, or the discriminator alone, and its tokenizer, where it has one."""
 
 
 def export(run: Path, out: Path, step: int | None = None) -> list[Path]:
@@ -61,13 +66,41 @@ def export(run: Path, out: Path, step: int | None = None) -> list[Path]:
     return [out / name for name in models]
 
 
-def import_pretrained(discriminator: str | Path, out: Path, generator: str | Path | None = None) -> Path:
-    """Write the folder `out`, which `PretrainConfig.init_from` takes, of models in Hugging Face folders or on the hub.
+def import_pretrained(
+    discriminator: str | Path,
+    out: Path,
+    generator: str | Path | None = None,
+    tensorflow: TensorflowConfig = TensorflowConfig(),
+    console: Console | None = None,
+) -> Path:
+    """Write the folder `out`, which `PretrainConfig.init_from` takes, of released weights.
 
-    Without `generator`, a run that starts from it draws a new one. Raises UserError for folders that hold no such
-    model, for a pair that does not share its embeddings, and where `out` already holds something.
+    `discriminator` is a Hugging Face folder or a name on the hub, and so is `generator`; or it is a TensorFlow
+    checkpoint of google-research/electra (its prefix, or its folder), which holds both. Without a generator, a run that
+    starts from it draws a new one; `console` is told of one that a checkpoint lacks. Raises UserError where there is no
+    such model, where a pair does not share its embeddings, and where `out` already holds something.
     """
     check_absent(out)
+    checkpoint = find_checkpoint(discriminator)
+    if checkpoint is not None:
+        if generator is not None:
+            raise UserError(f"{generator}: {checkpoint} is a checkpoint with both towers; leave --generator out")
+        model, pair, tokenizer = _read_checkpoint(checkpoint, tensorflow, console or Console(stderr=True))
+    else:
+        if tensorflow != TensorflowConfig():
+            raise UserError(f"{discriminator}: is no TensorFlow checkpoint; leave the --tensorflow options out")
+        model, pair, tokenizer = _read_folders(discriminator, generator)
+    with new_folder(out) as scratch:
+        write_text(scratch / CONFIG, _model_table(model, pair))
+        if tokenizer is not None:  # in the form that every version of transformers reads
+            (scratch / TOKENIZER).mkdir()
+            save_tokenizer(tokenizer, scratch / TOKENIZER)
+        with Checkpoints(scratch / CHECKPOINTS) as checkpoints:
+            checkpoints.save(0, {"step": np.zeros((), np.int32), "params": pair})
+    return out
+
+
+def _read_folders(discriminator: str | Path, generator: str | Path | None) -> Imported:
     source = local_folder(discriminator)
     config, params = read_folder(source, "discriminator")
     pair: Params = {"embeddings": params.pop("embeddings"), "discriminator": params}
@@ -77,12 +110,22 @@ def import_pretrained(discriminator: str | Path, out: Path, generator: str | Pat
         model = pair_config(config, generator_config)
         _check_shared(pair["embeddings"], generator_params.pop("embeddings"), discriminator, generator)
         pair["generator"] = generator_params
-    with new_folder(out) as scratch:
-        write_text(scratch / CONFIG, _model_table(model, pair))
-        _copy_tokenizer(source, model, scratch / TOKENIZER)
-        with Checkpoints(scratch / CHECKPOINTS) as checkpoints:
-            checkpoints.save(0, {"step": np.zeros((), np.int32), "params": pair})
-    return out
+    if not any((source / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
+        return model, pair, None
+    return model, pair, _fitting(load_tokenizer(source), model, source)
+
+
+def _read_checkpoint(checkpoint: Path, settings: TensorflowConfig, console: Console) -> Imported:
+    model, pair, left_out = to_pair(read_variables(checkpoint), checkpoint, settings.heads)
+    if left_out is not None:
+        console.print(f"{checkpoint}: {left_out}; the discriminator alone is imported", soft_wrap=True)
+    vocabulary = settings.vocab or find_vocabulary(checkpoint)
+    if vocabulary is None:
+        console.print(f"{checkpoint}: no vocab.txt is beside it; imported without a tokenizer", soft_wrap=True)
+        return model, pair, None
+    length = model.max_position_embeddings
+    tokenizer = load_vocabulary(vocabulary, settings.lowercase, settings.strip_accents, length)
+    return model, pair, _fitting(tokenizer, model, vocabulary)
 
 
 def _story(run: Path, step: int) -> dict[str, Any]:
@@ -118,15 +161,11 @@ def _model_table(model: ModelConfig, params: Params) -> str:
     return tomli_w.dumps({"model": table})
 
 
-def _copy_tokenizer(source: Path, model: ModelConfig, folder: Path) -> None:
-    """The tokenizer of a model's folder, where it has one, in the form that every version of transformers reads."""
-    if not any((source / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
-        return
-    tokenizer = load_tokenizer(source)
+def _fitting(tokenizer: PreTrainedTokenizerFast, model: ModelConfig, source: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer of `source`; raises UserError where it has more entries than the model has embeddings."""
     if len(tokenizer) > model.vocab_size:
         raise UserError(f"{source}: its tokenizer has {len(tokenizer)} entries, its model {model.vocab_size}")
-    folder.mkdir()
-    save_tokenizer(tokenizer, folder)
+    return tokenizer
 
 
 def _check_shared(ours: Params, theirs: Params, discriminator: str | Path, generator: str | Path) -> None:
