@@ -9,8 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from electra_jax.config import ObjectiveConfig
-
-BINS, LARGEST = 1024, 16.0  # of the histogram of discriminator logits, which spans [-LARGEST, LARGEST]
+from electra_jax.objectives.calibration import BINS, LARGEST, calibration_error
 
 Counts = dict[str, Array]
 """Sums over a batch by name; they add up over batches."""
@@ -54,6 +53,7 @@ def summarize(counts: Counts, config: ObjectiveConfig) -> dict[str, float]:
             "precision": ratio(c["found"], c["predicted"]),
             "recall": ratio(c["found"], c["replaced"]),
             "auc": auc(c["histogram"]),
+            "calibration_error": calibration_error(c["histogram"]),
             "accuracy": ratio(right, c["judged"]),
             "replaced_rate": ratio(c["replaced"], c["judged"]),
         }

@@ -167,9 +167,12 @@ class Trainer:
                 self._check_finite(trained)
             score = None
             if len(self.held_out) and self._due(done, self.config.eval_every):
-                figures = self._evaluate(trained["ema" if self.config.ema_decay else "params"])
+                held_out = self._evaluate(trained["ema" if self.config.ema_decay else "params"])
+                figures = self._summary(held_out)
                 score = -figures["loss"]
                 log.write("eval", done, figures)
+                if "histogram" in held_out:
+                    log.write_histogram(done, np.asarray(held_out["histogram"]))
                 progress.evaluation(done, figures)
                 clock.restart()
             stops = self.stop.due(done)
@@ -229,11 +232,11 @@ class Trainer:
         """Which rows the batch of a step was made of."""
         return row_numbers(self.rows, self.config.batch_size, self.config.seed, step, self.config.data_weights)
 
-    def _evaluate(self, params: Params) -> dict[str, float]:
-        """Figures on held-out rows."""
+    def _evaluate(self, params: Params) -> Counts:
+        """Counts over held-out rows."""
         batches = eval_batches(self.held_out, self.config.batch_size, self.config.eval_rows, self.shard)
         parts = [self.evaluate_batch(params, put_rows(batch, self.mesh), i) for i, batch in enumerate(batches)]
-        return self._summary(jax.tree.map(lambda *counts: np.sum(counts, axis=0), *jax.device_get(parts)))
+        return jax.tree.map(lambda *counts: np.sum(counts, axis=0), *jax.device_get(parts))
 
     def _train_record(self, window: Counts, done: int, clock: Clock) -> dict[str, float]:
         """Figures over the steps since the last record; those of speed leave the first step, which compiles, out."""
@@ -241,8 +244,10 @@ class Trainer:
         seconds = clock.lap()
         record = self._summary(counts) | {"learning_rate": float(self.rate(done - 1))}
         record["bad_steps"] = float(counts["bad_steps"])
+        good = counts["steps"] - counts["bad_steps"] or 1
+        record |= {name: float(counts[name] / good) for name in counts if name.startswith("grad_norm")}
         if seconds > 0:
-            tokens = float(counts["tokens"] / (counts["steps"] - counts["bad_steps"] or 1))
+            tokens = float(counts["tokens"] / good)
             record |= {"tokens_per_second": tokens / seconds, "peak_share": self.flops / seconds / self.peak}
         return record
 

@@ -5,6 +5,7 @@ manifest.json   of the rows it trains on; a list, where they are of several fold
 tokenizer/
 checkpoints/    by orbax, one folder a step
 metrics.jsonl   a line a record
+histogram.json  what the discriminator said of the held-out tokens at the newest evaluation
 tensorboard/    the same as event files
 """
 

@@ -59,14 +59,25 @@ def losses(run: Path, first: int = 1) -> list[float]:
     return [record["loss"] for record in micro.records(run) if record["step"] >= first]
 
 
+def norms(run: Path) -> list[float]:
+    """Those of each step's gradient, of the whole and of its parts."""
+    return [value for record in micro.records(run) for name, value in record.items() if name.startswith("grad_norm")]
+
+
 @pytest.fixture(scope="module")
-def reference(rows: Path, compiled: Path, tmp_path_factory: pytest.TempPathFactory) -> list[float]:
-    """The losses on one device, the batch in one piece."""
+def one_device(rows: Path, compiled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run on one device, the batch in one piece."""
     config = settings(rows, tmp_path_factory.mktemp("one") / "run")
     assert jax.device_count() == 1
     with micro.quick_compilation(compiled):
         pretrain(config)
-    found = losses(config.out)
+    return config.out
+
+
+@pytest.fixture(scope="module")
+def reference(one_device: Path) -> list[float]:
+    """The losses on one device."""
+    found = losses(one_device)
     assert len(found) == STEPS + 1
     return found
 
@@ -85,6 +96,13 @@ def test_sharing_parameters_among_eight_devices_changes_no_loss(
     fsdp_run: PretrainConfig, reference: list[float]
 ) -> None:
     np.testing.assert_allclose(losses(fsdp_run.out), reference, rtol=1e-5)
+
+
+def test_eight_devices_that_share_parameters_have_the_gradient_norms_of_one(
+    fsdp_run: PretrainConfig, one_device: Path
+) -> None:
+    assert len(norms(one_device)) == 4 * STEPS
+    np.testing.assert_allclose(norms(fsdp_run.out), norms(one_device), rtol=1e-4)
 
 
 @pytest.mark.parametrize("mesh", [None, "data=2,fsdp=4"])

@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 import micro
+import numpy as np
 import pytest
 
+from electra_jax.errors import UserError
 from electra_jax.report.sinks import MetricsLog, read_metrics
 
 
@@ -67,6 +69,36 @@ def test_a_line_that_a_kill_cut_short_is_left_out(tmp_path: Path, cut: str) -> N
     assert read_metrics(file) == [{"step": 10, "kind": "train"}]
     write(tmp_path, 10, [20], 1.5)
     assert [line["step"] for line in read_metrics(file)] == [10, 20]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ('{"step": 20, "ki', "the line is damaged: Unterminated string"),
+        ("\udcff", "the line is damaged: 'utf-8' codec can't decode"),
+        ("[1, 2]", "the line has no step and kind"),
+        ('{"loss": 1.0}', "the line has no step and kind"),
+    ],
+)
+def test_a_damaged_line_is_told_by_its_number(tmp_path: Path, line: str, reason: str) -> None:
+    file = tmp_path / "metrics.jsonl"
+    good = '{"step": 10, "kind": "train"}\n'
+    file.write_text(f"{good}{line}\n{good}", encoding="utf-8", errors="surrogateescape")
+    with pytest.raises(UserError, match=rf"metrics.jsonl:2: {reason}"):
+        read_metrics(file)
+
+
+def test_the_newest_histogram_takes_the_place_of_the_last(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path, 0)
+    log.write_histogram(10, np.array([[1.0, 2.0], [0.0, 3.0]], np.float32))
+    log.write_histogram(20, np.array([[1.0, 0.0], [4.0, 3.0]], np.float32))
+    log.close()
+    assert json.loads((tmp_path / "histogram.json").read_text()) == {
+        "step": 20,
+        "largest": 16.0,
+        "original": [1, 0],
+        "replaced": [4, 3],
+    }
 
 
 def test_before_the_first_record_there_are_none(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Whole runs: what they write, and that they go on where they stopped."""
 
+import json
 import math
 import shutil
 import tomllib
@@ -12,12 +13,13 @@ import numpy as np
 import pytest
 import tomli_w
 
-from electra_jax.config import ComputeConfig, PrepareConfig, PretrainConfig
+from electra_jax.config import ComputeConfig, OptimizerConfig, PrepareConfig, PretrainConfig
 from electra_jax.data.manifest import Manifest, read_manifests
 from electra_jax.data.prepare import prepare
 from electra_jax.errors import UserError
 from electra_jax.hub.names import flat
 from electra_jax.hub.pretrained import Discriminator, Generator
+from electra_jax.objectives.calibration import calibration_error
 from electra_jax.presets import to_toml
 from electra_jax.train.convert import export, import_pretrained
 from electra_jax.train.pretrain import pretrain
@@ -39,9 +41,16 @@ TRAIN_FIELDS = {
     "replaced_rate",
     "generator_accuracy",
     "samples_correct",
+    "calibration_error",
     "learning_rate",
     "bad_steps",
+    "grad_norm",
+    "grad_norm_embeddings",
+    "grad_norm_generator",
+    "grad_norm_discriminator",
 }
+ONLY_IN_TRAINING = {name for name in TRAIN_FIELDS if name.startswith(("learning_rate", "bad_steps", "grad_norm"))}
+STEADY = OptimizerConfig(learning_rate=2e-3, warmup_steps=5, power=0.0)  # the same rates, however many steps
 
 KILLED_AT_16 = """
 import os, signal, sys, time
@@ -118,15 +127,34 @@ def test_every_record_is_a_line_of_json(finished: PretrainConfig) -> None:
         (20, "eval"),
     ]
     assert {frozenset(line) for line in lines if line["kind"] == "train"} == {frozenset(TRAIN_FIELDS)}
-    assert {frozenset(line) for line in lines if line["kind"] == "eval"} == {
-        frozenset(TRAIN_FIELDS - {"learning_rate", "bad_steps"})
-    }
+    assert {frozenset(line) for line in lines if line["kind"] == "eval"} == {frozenset(TRAIN_FIELDS - ONLY_IN_TRAINING)}
     assert all(math.isfinite(value) for line in lines for value in line.values() if value not in ("train", "eval"))
 
 
 def test_the_learning_rate_of_a_record_is_that_of_its_last_update(finished: PretrainConfig) -> None:
     rates = [line["learning_rate"] for line in micro.records(finished.out) if line["kind"] == "train"]
     assert rates == pytest.approx([2e-3 * (1 - t / 20) * min(1, t / 5) for t in (3, 7, 11, 15, 19)])
+
+
+def test_the_gradient_norms_of_a_record_are_means_over_its_steps(finished: PretrainConfig, tmp_path: Path) -> None:
+    pretrain(replace(finished, out=tmp_path / "run", steps=4, log_every=1, optimizer=STEADY))
+    pretrain(replace(finished, out=tmp_path / "averaged", steps=4, optimizer=STEADY))
+    single = [line for line in micro.records(tmp_path / "run") if line["kind"] == "train"]
+    (averaged,) = (line for line in micro.records(tmp_path / "averaged") if line["kind"] == "train")
+    for name in ("grad_norm", "grad_norm_embeddings", "grad_norm_generator", "grad_norm_discriminator"):
+        assert averaged[name] == pytest.approx(np.mean([line[name] for line in single]), rel=1e-5)
+    for line in single:
+        parts = [line[f"grad_norm_{part}"] for part in ("embeddings", "generator", "discriminator")]
+        assert line["grad_norm"] == pytest.approx(np.linalg.norm(parts), rel=1e-5)
+
+
+def test_the_newest_histogram_is_of_every_held_out_token(finished: PretrainConfig) -> None:
+    table = json.loads((finished.out / "histogram.json").read_text())
+    (last,) = (line for line in micro.records(finished.out) if line["kind"] == "eval" and line["step"] == table["step"])
+    original, replaced = (np.asarray(table[name]) for name in ("original", "replaced"))
+    assert table["step"] == 20
+    assert replaced.sum() / (original.sum() + replaced.sum()) == pytest.approx(last["replaced_rate"])
+    assert calibration_error(np.stack([original, replaced])) == pytest.approx(last["calibration_error"])
 
 
 def test_tensorboard_holds_the_same_figures(finished: PretrainConfig) -> None:
@@ -203,6 +231,8 @@ def test_four_devices_give_the_losses_of_one(finished: PretrainConfig, tmp_path:
     for one, four in zip(micro.records(finished.out)[:3], micro.records(tmp_path / "run")[:3], strict=True):
         for loss in ("loss", "mlm_loss", "discriminator_loss"):
             assert four[loss] == pytest.approx(one[loss], rel=1e-5)
+        for name in one.keys() & {"grad_norm", "grad_norm_generator", "grad_norm_discriminator"}:
+            assert four[name] == pytest.approx(one[name], rel=1e-4)
 
 
 def test_a_run_starts_from_the_imported_weights(finished: PretrainConfig, unmoved: PretrainConfig) -> None:

@@ -13,6 +13,8 @@ import pytest
 from flax import nnx
 
 from electra_jax.config import ModelConfig, PretrainConfig, TowerConfig
+from electra_jax.model.layers import row_keys
+from electra_jax.objectives.electra import electra
 from electra_jax.objectives.masking import SpecialTokens
 from electra_jax.presets import load_config
 from electra_jax.train.flops import step_flops
@@ -27,6 +29,7 @@ from electra_jax.train.step import (
     make_evaluation,
     make_step,
     read_tokens,
+    step_key,
 )
 
 MESH = make_mesh(None, batch_size=3)
@@ -135,6 +138,43 @@ def test_the_state_is_updated_in_place(step: jax.stages.Wrapped) -> None:
         step(state, batch_of(0))
 
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+
+
+# --- the gradient's norms -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_the_norms_are_those_of_the_gradient_before_it_is_clipped(parts: int) -> None:
+    state, batch = fresh_state(), batch_of(0)
+
+    @jax.jit
+    def gradient(params: dict) -> dict:
+        def loss(params: dict) -> jax.Array:
+            model, keys = nnx.merge(graph_of(CONFIG), params), row_keys(step_key(CONFIG.seed, 0), CONFIG.batch_size)
+            return electra(model, read_tokens(batch), keys, SPECIAL, CONFIG.objective, dropout=True)[0]
+
+        return jax.grad(loss)(params)
+
+    def norm(tree: dict) -> float:
+        return np.linalg.norm(np.concatenate([np.ravel(leaf).astype(np.float64) for leaf in jax.tree.leaves(tree)]))
+
+    gradients = gradient(state["params"])
+    counts = jax.jit(make_step(dataclasses.replace(CONFIG, accumulate=parts), SPECIAL, MESH))(state, batch)[1]
+
+    expected = {"grad_norm": norm(gradients)} | {f"grad_norm_{part}": norm(gradients[part]) for part in gradients}
+    found = {name: float(value) for name, value in counts.items() if name.startswith("grad_norm")}
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert len(set(found.values())) == 4
+    assert found["grad_norm"] > 2 * CONFIG.optimizer.clip_norm
+
+
+def test_a_step_that_is_not_finite_adds_no_norm() -> None:
+    state = fresh_state()
+    state["params"]["discriminator"]["head"]["dense"]["bias"] += jnp.inf
+    counts = jax.jit(make_step(CONFIG, SPECIAL, MESH))(state, batch_of(0))[1]
+
+    assert counts["bad_steps"] == 1
+    assert [float(counts[name]) for name in counts if name.startswith("grad_norm")] == [0.0] * 4
 
 
 # --- what decides the numbers -------------------------------------------------------------------------------------
