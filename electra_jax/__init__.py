@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from electra_jax.hub.pretrained import Discriminator, Generator
     from electra_jax.model import Electra
     from electra_jax.presets import load_config
+    from electra_jax.report.write import write_report
     from electra_jax.train.convert import export, import_pretrained
     from electra_jax.train.pretrain import pretrain
 
@@ -67,6 +68,7 @@ _HOMES = {
     "electra_jax.hub.pretrained": ("Discriminator", "Generator"),
     "electra_jax.model": ("Electra",),
     "electra_jax.presets": ("load_config",),
+    "electra_jax.report.write": ("write_report",),
     "electra_jax.train.convert": ("export", "import_pretrained"),
     "electra_jax.train.pretrain": ("pretrain",),
 }
@@ -100,6 +102,7 @@ __all__ = [
     "pretrain",
     "score",
     "train_vocabulary",
+    "write_report",
 ]
 
 

@@ -67,6 +67,18 @@ class ImportArguments:
 
 
 @dataclass(frozen=True)
+class ReportArguments:
+    """A page about one run, or several drawn over each other."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of pretraining runs; one may still be going on."""
+    out: Path
+    """HTML file, which needs nothing else."""
+    examples: int = 4
+    """Held-out rows to show of each run, as its newest checkpoint corrupts and judges them."""
+
+
+@dataclass(frozen=True)
 class PredictArguments:
     """Rows with what a fine-tuned model says of them."""
 
@@ -193,6 +205,16 @@ def import_(arguments: Sequence[str], console: Console) -> None:
     console.print(f"{run}: start from it with electra-jax pretrain --init-from {run}", soft_wrap=True)
 
 
+def report(arguments: Sequence[str], console: Console) -> None:
+    """Write a page about runs: curves, calibration, example rows, settings."""
+    given = tyro.cli(ReportArguments, args=arguments, prog="electra-jax report")
+
+    from electra_jax.report.write import write_report
+
+    _keep_compiled()
+    console.print(str(write_report(given.runs, given.out, given.examples)), soft_wrap=True)
+
+
 def finetune(arguments: Sequence[str], console: Console) -> None:
     """Fine-tune a pretrained model on labelled examples."""
     config = tyro.cli(FinetuneConfig, args=arguments, prog="electra-jax finetune")
@@ -278,6 +300,7 @@ COMMANDS: dict[str, Callable[[Sequence[str], Console], None]] = {
     "prepare": prepare,
     "plan": plan,
     "pretrain": pretrain,
+    "report": report,
     "export": export,
     "import": import_,
     "finetune": finetune,

@@ -1,0 +1,130 @@
+"""Held-out rows as both towers read them: what was masked, what the generator wrote, what the discriminator said."""
+
+import dataclasses
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from electra_jax.config import PretrainConfig
+from electra_jax.data.batches import Batch, eval_batches
+from electra_jax.data.manifest import Manifest, read_manifests
+from electra_jax.data.rows import open_rows
+from electra_jax.data.tokenizer import load_tokenizer, vocabulary
+from electra_jax.errors import UserError
+from electra_jax.model import Electra
+from electra_jax.model.layers import row_keys, split_rows
+from electra_jax.objectives.cloze import Picked, cloze
+from electra_jax.objectives.electra import flat
+from electra_jax.objectives.masking import SpecialTokens, gather, mask, pick, scatter
+from electra_jax.objectives.sampling import uniforms
+from electra_jax.train.optimizer import Params
+from electra_jax.train.run import TOKENIZER, restore_params
+from electra_jax.train.step import graph_of, read_tokens, step_key
+
+
+class Corrupted(NamedTuple):
+    """Rows and what became of them."""
+
+    original: Int[np.ndarray, "B L"]
+    real: Bool[np.ndarray, "B L"]
+    """False at padding."""
+    picked: Bool[np.ndarray, "B L"]
+    """Tokens that the generator predicts."""
+    masked: Int[np.ndarray, "B L"]
+    """What the generator reads."""
+    corrupted: Int[np.ndarray, "B L"]
+    """What the discriminator reads."""
+    probability: Float[np.ndarray, "B L"]
+    """The discriminator's, that the token was replaced."""
+
+
+class Token(NamedTuple):
+    """A token of a row, as the discriminator reads it."""
+
+    text: str
+    probability: float
+    """Of having been replaced, as the discriminator has it."""
+    original: str | None = None
+    """What stood there, where the generator wrote the token; the same, where it hit."""
+    masked: bool = False
+    """Whether the generator read [MASK] there."""
+
+
+class Examples(NamedTuple):
+    """Rows of a checkpoint."""
+
+    step: int
+    rows: list[list[Token]]
+
+
+def corrupt(config: PretrainConfig, params: Params, batch: Batch, special: SpecialTokens) -> Corrupted:
+    """What an evaluation does to the first rows of its first batch: the same masks and samples, no dropout."""
+    graph, objective = graph_of(config), config.objective
+
+    @jax.jit
+    def compute(params: Params, batch: Batch) -> tuple[Array, ...]:
+        model: Electra = nnx.merge(graph, params)
+        tokens = read_tokens(batch)
+        keys = row_keys(step_key(config.seed, jnp.int32(0)), len(tokens.ids))
+        pick_key, mask_key, sample_key, *_ = split_rows(keys, 5)
+        picks = pick(pick_key, tokens, special, objective)
+        targets = gather(tokens.ids, picks)
+        masked = mask(mask_key, tokens, picks, special.mask, objective.mask_token_prob)
+        states = model.states(masked, picks.positions)
+        picked = Picked(flat(states), flat(targets), flat(picks.used), uniforms(sample_key, *targets.shape))
+        sampled = cloze(objective, picked, model.embeddings.word[...], model.generator.head.bias[...]).sampled
+        corrupted = tokens._replace(ids=scatter(tokens.ids, picks, sampled.reshape(targets.shape)))
+        probability = jax.nn.sigmoid(model.discriminate(corrupted))
+        is_picked = scatter(tokens.ids * 0, picks, 1) > 0
+        return tokens.ids, tokens.mask, is_picked, masked.ids, corrupted.ids, probability
+
+    return Corrupted(*jax.device_get(compute(params, batch)))
+
+
+def read_examples(run: Path, config: PretrainConfig, number: int) -> Examples:
+    """So many held-out rows, as the run's newest checkpoint corrupts and judges them.
+
+    Raises UserError where there is no checkpoint, or the rows are not there any more.
+    """
+    batch, special = _read_rows(run, config, number)
+    step, params = restore_params(run)
+    # Any machine computes this; one without an NVIDIA GPU doesn't know cudnn's attention.
+    config = dataclasses.replace(config, compute=dataclasses.replace(config.compute, attention="xla"))
+    found = corrupt(config, params, batch, special)
+    names = vocabulary(load_tokenizer(run / TOKENIZER))
+    return Examples(step, [_tokens(found, row, names) for row in range(len(found.original))])
+
+
+def _read_rows(run: Path, config: PretrainConfig, number: int) -> tuple[Batch, SpecialTokens]:
+    """The first held-out rows."""
+    manifests = tuple(Manifest.read(folder) for folder in config.data)
+    if read_manifests(run) != manifests:
+        raise UserError(f"{', '.join(map(str, config.data))}: holds other rows than this run was trained on")
+    held_out = open_rows(config.data, "eval")
+    if not len(held_out):
+        raise UserError(f"{', '.join(map(str, config.data))}: holds no held-out rows")
+    rows = min(number, len(held_out), config.batch_size, config.eval_rows)
+    batch = next(eval_batches(held_out, config.batch_size, config.eval_rows))
+    manifest = manifests[0]
+    special = SpecialTokens(manifest.cls_id, manifest.sep_id, manifest.mask_id)
+    return {name: column[:rows] for name, column in batch.items()}, special
+
+
+def _tokens(found: Corrupted, row: int, names: list[str]) -> list[Token]:
+    def name(ids: np.ndarray, position: int) -> str:
+        token = int(ids[row, position])
+        return names[token] if token < len(names) else f"[{token}]"  # a model may have room for more
+
+    def token(position: int) -> Token:
+        text, probability = name(found.corrupted, position), round(float(found.probability[row, position]), 4)
+        if not found.picked[row, position]:
+            return Token(text, probability)
+        was_masked = bool(found.masked[row, position] != found.original[row, position])
+        return Token(text, probability, name(found.original, position), was_masked)
+
+    return [token(int(position)) for position in np.flatnonzero(found.real[row])]
