@@ -93,16 +93,16 @@ GROUPS = (
             Figure(
                 "grad_norm", "Gradient norm", "L2 norm", "Of all parameters, before clipping; a mean over steps.", True
             ),
-            Figure("grad_norm_generator", "Of the generator", "L2 norm", "Its own parameters, before clipping.", True),
+            Figure("grad_norm_generator", "Generator’s gradient", "L2 norm", "Its own parameters, before clipping.", True),
             Figure(
                 "grad_norm_discriminator",
-                "Of the discriminator",
+                "Discriminator’s gradient",
                 "L2 norm",
                 "Its own parameters, before clipping.",
                 True,
             ),
             Figure(
-                "grad_norm_embeddings", "Of the embeddings", "L2 norm", "Those that both share, before clipping.", True
+                "grad_norm_embeddings", "Embeddings’ gradient", "L2 norm", "Those that both share, before clipping.", True
             ),
         ),
     ),

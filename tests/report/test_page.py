@@ -94,7 +94,7 @@ def test_every_figure_is_drawn(chromium: Browser, page: Path, finished: Pretrain
     assert len(lengths) == figures(finished.out) == 21
     assert all(len(curves) >= 2 and min(curves) > 20 for curves in lengths)
     titles = chromium.run("[...document.querySelectorAll('figcaption')].map(node => node.firstChild.textContent)")
-    assert {"Joint loss", "AUC", "Of the discriminator", "Reliability", "Speed", "Correct samples"} <= set(titles)
+    assert {"Joint loss", "AUC", "Discriminator’s gradient", "Reliability", "Speed", "Correct samples"} <= set(titles)
 
 
 def test_runs_and_kinds_can_be_hidden(chromium: Browser, page: Path) -> None:
