@@ -34,11 +34,10 @@ from electra_jax.config import PretrainConfig
 from electra_jax.data.rows import Batch
 from electra_jax.hub.names import TOWERS
 from electra_jax.hub.weights import to_state
-from electra_jax.model.layers import row_keys, split_rows
+from electra_jax.objectives.corruption import corrupt, draw_keys
 from electra_jax.objectives.electra import electra
-from electra_jax.objectives.masking import SpecialTokens, mask, pick, scatter
+from electra_jax.objectives.masking import SpecialTokens
 from electra_jax.objectives.metrics import summarize
-from electra_jax.objectives.sampling import sample
 from electra_jax.presets import read_toml
 from electra_jax.train.cache import compile_now
 from electra_jax.train.optimizer import Params
@@ -116,13 +115,9 @@ def check(config: PretrainConfig, drawn: Path) -> float:
     def joint(params: Params) -> tuple[jax.Array, dict[str, jax.Array]]:
         model = nnx.merge(graph, params)
         loss, _ = electra(model, tokens, key, SPECIAL, config.objective, dropout=False)
-        pick_key, mask_key, sample_key, *_ = split_rows(row_keys(key, len(tokens.ids)), 5)  # as `electra` draws
-        picks = pick(pick_key, tokens, SPECIAL, config.objective)
-        masked = mask(mask_key, tokens, picks, SPECIAL.mask, config.objective.mask_token_prob)
-        logits = model.generate(masked, picks.positions)
-        corrupted = scatter(tokens.ids, picks, sample(sample_key, logits, config.objective.temperature))
-        arrays = {"ids": tokens.ids, "mask": tokens.mask, "types": tokens.types, "masked": masked.ids}
-        return loss, arrays | {"positions": picks.positions, "used": picks.used, "corrupted": corrupted}
+        made = corrupt(model, tokens, draw_keys(key, len(tokens.ids), dropout=False), SPECIAL, config.objective)
+        arrays = {"ids": tokens.ids, "mask": tokens.mask, "types": tokens.types, "masked": made.masked.ids}
+        return loss, arrays | {"corrupted": made.tokens.ids, "positions": made.picks.positions, "used": made.picks.used}
 
     loss, arrays = joint(params)
     np.savez(drawn, **tensors(config, params), **jax.device_get(arrays))

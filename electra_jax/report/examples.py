@@ -17,17 +17,15 @@ from electra_jax.data.rows import open_rows
 from electra_jax.data.tokenizer import load_tokenizer, vocabulary
 from electra_jax.errors import UserError
 from electra_jax.model import Electra
-from electra_jax.model.layers import row_keys, split_rows
-from electra_jax.objectives.cloze import Picked, cloze
-from electra_jax.objectives.electra import flat
-from electra_jax.objectives.masking import SpecialTokens, gather, mask, pick, scatter
-from electra_jax.objectives.sampling import uniforms
+from electra_jax.objectives.corruption import corrupt, draw_keys
+from electra_jax.objectives.masking import SpecialTokens, at
+from electra_jax.objectives.registry import find
 from electra_jax.train.optimizer import Params
 from electra_jax.train.run import TOKENIZER, restore_params
 from electra_jax.train.step import graph_of, read_tokens, step_key
 
 
-class Corrupted(NamedTuple):
+class Judged(NamedTuple):
     """Rows and what became of them."""
 
     original: Int[np.ndarray, "B L"]
@@ -62,7 +60,7 @@ class Examples(NamedTuple):
     rows: list[list[Token]]
 
 
-def corrupt(config: PretrainConfig, params: Params, batch: Batch, special: SpecialTokens) -> Corrupted:
+def judge(config: PretrainConfig, params: Params, batch: Batch, special: SpecialTokens) -> Judged:
     """What an evaluation does to the first rows of its first batch: the same masks and samples, no dropout."""
     graph, objective = graph_of(config), config.objective
 
@@ -70,32 +68,29 @@ def corrupt(config: PretrainConfig, params: Params, batch: Batch, special: Speci
     def compute(params: Params, batch: Batch) -> tuple[Array, ...]:
         model: Electra = nnx.merge(graph, params)
         tokens = read_tokens(batch)
-        keys = row_keys(step_key(config.seed, jnp.int32(0)), len(tokens.ids))
-        pick_key, mask_key, sample_key, *_ = split_rows(keys, 5)
-        picks = pick(pick_key, tokens, special, objective)
-        targets = gather(tokens.ids, picks)
-        masked = mask(mask_key, tokens, picks, special.mask, objective.mask_token_prob)
-        states = model.states(masked, picks.positions)
-        picked = Picked(flat(states), flat(targets), flat(picks.used), uniforms(sample_key, *targets.shape))
-        sampled = cloze(objective, picked, model.embeddings.word[...], model.generator.head.bias[...]).sampled
-        corrupted = tokens._replace(ids=scatter(tokens.ids, picks, sampled.reshape(targets.shape)))
-        probability = jax.nn.sigmoid(model.discriminate(corrupted))
-        is_picked = scatter(tokens.ids * 0, picks, 1) > 0
-        return tokens.ids, tokens.mask, is_picked, masked.ids, corrupted.ids, probability
+        keys = draw_keys(step_key(config.seed, jnp.int32(0)), len(tokens.ids), dropout=False)
+        made = corrupt(model, tokens, keys, special, objective)
+        probability = jax.nn.sigmoid(model.discriminate(made.tokens))
+        return tokens.ids, tokens.mask, at(made.picks, tokens), made.masked.ids, made.tokens.ids, probability
 
-    return Corrupted(*jax.device_get(compute(params, batch)))
+    return Judged(*jax.device_get(compute(params, batch)))
 
 
 def read_examples(run: Path, config: PretrainConfig, number: int) -> Examples:
     """So many held-out rows, as the run's newest checkpoint corrupts and judges them.
 
-    Raises UserError where there is no checkpoint, or the rows are not there any more.
+    Raises UserError where there is no checkpoint, where the rows are not there any more, and for an objective whose
+    discriminator does not tell replaced tokens.
     """
+    name = config.objective.name
+    parts = find(name).parts
+    if not (parts.generator and parts.detects) or name == "electric":
+        raise UserError(f"objective.name: {name} trains no model to tell replaced tokens")
     batch, special = _read_rows(run, config, number)
     step, params = restore_params(run)
     # Any machine computes this; one without an NVIDIA GPU doesn't know cudnn's attention.
     config = dataclasses.replace(config, compute=dataclasses.replace(config.compute, attention="xla"))
-    found = corrupt(config, params, batch, special)
+    found = judge(config, params, batch, special)
     names = vocabulary(load_tokenizer(run / TOKENIZER))
     return Examples(step, [_tokens(found, row, names) for row in range(len(found.original))])
 
@@ -115,7 +110,7 @@ def _read_rows(run: Path, config: PretrainConfig, number: int) -> tuple[Batch, S
     return {name: column[:rows] for name, column in batch.items()}, special
 
 
-def _tokens(found: Corrupted, row: int, names: list[str]) -> list[Token]:
+def _tokens(found: Judged, row: int, names: list[str]) -> list[Token]:
     def name(ids: np.ndarray, position: int) -> str:
         token = int(ids[row, position])
         return names[token] if token < len(names) else f"[{token}]"  # a model may have room for more

@@ -49,6 +49,7 @@ GROUPS = (
                 "Cross-entropy over all tokens; ln 2 = 0.693 at first.",
                 True,
             ),
+            Figure("encoder_loss", "Encoder’s loss", NATS, "Of objectives whose encoder predicts tokens.", True),
         ),
     ),
     Group(
@@ -93,7 +94,9 @@ GROUPS = (
             Figure(
                 "grad_norm", "Gradient norm", "L2 norm", "Of all parameters, before clipping; a mean over steps.", True
             ),
-            Figure("grad_norm_generator", "Generator’s gradient", "L2 norm", "Its own parameters, before clipping.", True),
+            Figure(
+                "grad_norm_generator", "Generator’s gradient", "L2 norm", "Its own parameters, before clipping.", True
+            ),
             Figure(
                 "grad_norm_discriminator",
                 "Discriminator’s gradient",
@@ -102,7 +105,11 @@ GROUPS = (
                 True,
             ),
             Figure(
-                "grad_norm_embeddings", "Embeddings’ gradient", "L2 norm", "Those that both share, before clipping.", True
+                "grad_norm_embeddings",
+                "Embeddings’ gradient",
+                "L2 norm",
+                "Those that both share, before clipping.",
+                True,
             ),
         ),
     ),

@@ -30,7 +30,8 @@ from electra_jax.hub.pretrained import Discriminator, Generator
 from electra_jax.hub.tensorflow import find_checkpoint, to_pair, variable_name
 from electra_jax.model import Electra
 from electra_jax.presets import load_config
-from electra_jax.train.convert import import_pretrained, single_model
+from electra_jax.train.convert import import_pretrained
+from electra_jax.train.models import single_models
 from electra_jax.train.run import TOKENIZER, read_model, restore_params
 
 SHARED = {name: value for name, value in SIZES.items() if name != "num_hidden_layers"}
@@ -174,7 +175,7 @@ def test_transformers_computes_the_same(
     with torch.no_grad():
         logits = theirs.from_pretrained(tmp_path / "exported" / kind).eval()(torch.tensor(ids)).logits.numpy()
 
-    expected = ours.from_params(MODEL.tower(kind), single_model(params, kind))(ids)
+    expected = ours.from_params(MODEL.tower(kind), single_models(params)[kind][1])(ids)
     np.testing.assert_allclose(logits, expected, atol=1e-4)
     assert np.ptp(expected) > 0.1
 

@@ -25,7 +25,7 @@ from electra_jax.model.layers import row_keys
 from electra_jax.objectives.electra import electra
 from electra_jax.objectives.masking import SpecialTokens
 from electra_jax.presets import to_toml
-from electra_jax.report.examples import corrupt, read_examples
+from electra_jax.report.examples import judge, read_examples
 from electra_jax.report.figures import GROUPS, groups_of
 from electra_jax.report.runs import POINTS, curves, names_of, read_run
 from electra_jax.report.write import render, write_report
@@ -51,7 +51,7 @@ def test_example_rows_are_those_of_the_objective(finished: PretrainConfig, packe
     batch = next(eval_batches(open_rows(config.data, "eval"), config.batch_size, config.eval_rows))
     params = restore_params(config.out)[1]
 
-    found = corrupt(config, params, batch, special)
+    found = judge(config, params, batch, special)
 
     @jax.jit
     def count(params: dict) -> dict:
