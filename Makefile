@@ -12,7 +12,7 @@ demo: $(VENV)/demo-installed
 	$(BIN)/python tools/demo.py demo
 
 test: $(VENV)/test-installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 slow: $(VENV)/test-installed
 	$(BIN)/python -m pytest -m slow

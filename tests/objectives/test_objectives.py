@@ -20,6 +20,8 @@ from electra_jax.objectives.masking import candidates, gather, pick, scatter
 from electra_jax.objectives.registry import OBJECTIVES
 from electra_jax.objectives.sampling import sample
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 VOCABULARY = 12  # so few that samples are often right
 SIZE = TowerConfig(num_hidden_layers=1, hidden_size=24, num_attention_heads=3, intermediate_size=40)
 MODEL = ModelConfig(
@@ -205,7 +207,7 @@ def test_an_adversarial_generator_follows_its_samples_rewards() -> None:
 
     found = adversarial_sum(model, made, logits, objective)
 
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
     loud = loss_of(replace(objective, adversarial_weight=1e4), model)[0]
     difference = loud - loss_of(replace(objective, adversarial_weight=0.0), model)[0]
     np.testing.assert_allclose(difference, 1e4 * expected / used.sum(), rtol=1e-3)
