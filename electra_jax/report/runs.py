@@ -28,7 +28,7 @@ def read_run(run: Path, name: str, examples: int) -> Table:
     """
     settings = _read_settings(run)
     histogram = _read_histogram(run / HISTOGRAM)  # before the metrics: a run that goes on writes it after them
-    records = read_metrics(run / METRICS)
+    records = [record for record in read_metrics(run / METRICS) if record["kind"] in ("train", "eval")]
     if not records:
         raise UserError(f"{run}: has no metrics yet; they come with the first {settings.get('log_every', 100)} steps")
     rows, note = _examples(run, settings, examples)

@@ -88,6 +88,7 @@ def test_fewer_rows_are_the_first_of_them(finished: PretrainConfig) -> None:
     ("spoil", "reason"),
     [
         (lambda run: shutil.rmtree(run / "checkpoints"), "holds no checkpoint yet"),
+        (lambda run: shutil.rmtree(run / "checkpoints" / "20" / "state"), "the newest checkpoint can't be read"),
         (lambda run: shutil.rmtree(run / "tokenizer"), "no such folder"),
         (lambda run: (run / "config.toml").write_text('data = "gone"\nout = "x"\n'), "gone"),
         (lambda run: (run / "config.toml").write_text('data = "a"\nout = "x"\nnew = 1\n'), "unknown field 'new'"),

@@ -88,7 +88,8 @@ function logTicks([low, high]) {
   }
   const inside = all.filter((value) => value >= low * 0.999 && value <= high * 1.001);
   if (inside.length < 2) return linearTicks([low, high], 3);
-  return inside.length > 6 ? inside.filter((value) => Number.isInteger(Math.round(Math.log10(value) * 1e9) / 1e9)) : inside;
+  const isPower = (value) => Number.isInteger(Math.round(Math.log10(value) * 1e9) / 1e9);
+  return inside.length > 6 ? inside.filter(isPower) : inside;
 }
 
 /** A little room around the values; of shares, nothing beyond 0 and 1. */
@@ -142,14 +143,16 @@ class Chart {
     if (!this.width) return;
     hideTooltip();
     const log = this.spec.log === true || (this.spec.log === "choice" && shown.log);
-    const y = this.spec.yDomain || domainOf(this.on.flatMap((one) => one.points.map((point) => point[1])), log, this.spec.share);
+    const values = this.on.flatMap((one) => one.points.map((point) => point[1]));
+    const y = this.spec.yDomain || domainOf(values, log, this.spec.share);
     const x = this.spec.xDomain || [0, Math.max(1, ...this.on.map((one) => one.points.at(-1)[0]))];
     if (!y) {
       this.plot.replaceChildren(element("p", { class: "empty" }, "Nothing to draw."));
       return;
     }
     this.scale(x, y, log);
-    this.svg = drawn("svg", { viewBox: `0 0 ${this.width} ${this.box.height}`, role: "img", tabindex: 0, "aria-label": this.describe() });
+    const viewBox = `0 0 ${this.width} ${this.box.height}`;
+    this.svg = drawn("svg", { viewBox, role: "img", tabindex: 0, "aria-label": this.describe() });
     this.drawAxes(x, y, log);
     for (const one of this.on) this.drawSeries(one, log);
     this.cross = drawn("line", { class: "cross", y1: this.box.top, y2: this.box.bottom, visibility: "hidden" });
@@ -175,8 +178,9 @@ class Chart {
       this.svg.append(drawn("text", { x: left - 6, y: this.y(value) + 4, "text-anchor": "end" }, tickText(value)));
     }
     for (const value of linearTicks(x, Math.max(2, Math.floor((right - left) / 65)))) {
-      this.svg.append(drawn("line", { class: "axis", x1: this.x(value), x2: this.x(value), y1: bottom, y2: bottom + 4 }));
-      this.svg.append(drawn("text", { x: this.x(value), y: bottom + 16, "text-anchor": "middle" }, tickText(value)));
+      const at = this.x(value);
+      this.svg.append(drawn("line", { class: "axis", x1: at, x2: at, y1: bottom, y2: bottom + 4 }));
+      this.svg.append(drawn("text", { x: at, y: bottom + 16, "text-anchor": "middle" }, tickText(value)));
     }
     this.svg.append(drawn("line", { class: "axis", x1: left, x2: right, y1: bottom, y2: bottom }));
     this.svg.append(drawn("text", { x: left - 40, y: 10 }, this.spec.unit));
@@ -186,7 +190,8 @@ class Chart {
       this.svg.append(drawn("line", { class: "reference", x1: left, x2: right, y1: this.y(at), y2: this.y(at) }));
     }
     if (this.spec.diagonal) {
-      this.svg.append(drawn("line", { class: "reference", x1: this.x(0), y1: this.y(0), x2: this.x(1), y2: this.y(1) }));
+      const ends = { x1: this.x(0), y1: this.y(0), x2: this.x(1), y2: this.y(1) };
+      this.svg.append(drawn("line", { class: "reference", ...ends }));
     }
   }
 
@@ -219,7 +224,8 @@ class Chart {
       const last = one.points.filter((point) => point[1] !== null).at(-1);
       return last ? `${one.label} ends at ${format(last[1])}` : `${one.label} has no values`;
     });
-    return `${this.spec.title} in ${this.spec.unit}, by ${this.spec.x}. ${ends.join("; ")}. Arrow keys read the values.`;
+    const { title, unit, x } = this.spec;
+    return `${title} in ${unit}, by ${x}. ${ends.join("; ")}. Arrow keys read the values.`;
   }
 
   /** Values at the pointer, or at a point that the arrow keys walk to. */
@@ -228,11 +234,15 @@ class Chart {
     this.svg.addEventListener("pointermove", (event) => {
       const area = this.svg.getBoundingClientRect();
       const at = (event.clientX - area.left) * (this.width / area.width);
-      const nearest = stops.reduce((best, stop) => (Math.abs(this.x(stop) - at) < Math.abs(this.x(best) - at) ? stop : best));
+      const off = (stop) => Math.abs(this.x(stop) - at);
+      const nearest = stops.reduce((best, stop) => (off(stop) < off(best) ? stop : best));
       this.read(nearest, event.clientX, event.clientY);
       this.stop = stops.indexOf(nearest);
     });
-    const leave = () => charts.forEach((chart) => chart.point(null)) || hideTooltip();
+    const leave = () => {
+      charts.forEach((chart) => chart.point(null));
+      hideTooltip();
+    };
     this.svg.addEventListener("pointerleave", leave);
     this.svg.addEventListener("blur", leave);
     this.svg.addEventListener("keydown", (event) => {
@@ -272,7 +282,8 @@ class Chart {
     const values = this.on.map((one) => new Map(one.points));
     const head = [this.spec.x, ...this.on.map((one) => one.label)];
     const body = stops.map((x) => [format(x), ...values.map((one) => (one.has(x) ? format(one.get(x)) : ""))]);
-    const area = element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `${this.spec.title}: numbers` });
+    const label = `${this.spec.title}: numbers`;
+    const area = element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": label });
     area.append(tableOf(head, body));
     this.table.replaceChildren(this.table.firstChild, area);
   }
@@ -317,7 +328,8 @@ function drawLead() {
   const names = runs.map((run) => run.name).join(", ");
   const steps = runs.map((run) => Math.max(...run.train.step, ...run.eval.step));
   const ends = [...new Set(steps)].map((step) => whole.format(step)).join(" and ");
-  document.getElementById("lead").textContent = `${names}: ${ends} steps. Thin lines are of training, thick ones with markers of held-out rows.`;
+  document.getElementById("lead").textContent =
+    `${names}: ${ends} steps. Thin lines are of training, thick ones with markers of held-out rows.`;
 }
 
 function drawControls() {
@@ -375,7 +387,8 @@ function seriesOf(name) {
 }
 
 function chartOf(figure, more = {}) {
-  const spec = { ...figure, ...more, x: "step", key: (step) => `step ${whole.format(step)}`, log: figure.wide ? "choice" : false };
+  const key = (step) => `step ${whole.format(step)}`;
+  const spec = { ...figure, ...more, x: "step", key, log: figure.wide ? "choice" : false };
   spec.share = figure.unit === "share" || figure.unit === "area";
   return new Chart(spec, seriesOf(figure.name), (one) => shown.runs[one.run] && shown[one.kind]);
 }
@@ -406,15 +419,35 @@ function drawCalibration() {
   const key = (value) => `probability ${format(value, 3)}`;
   const visible = (one) => shown.runs[one.run];
   const name = (one, more) => [several ? one.name : "", more].filter(Boolean).join(", ");
-  const inside = (one, column, least) => one.predicted.map((p, i) => [p, column[i]]).filter((_, i) => one.original[i] + one.replaced[i] >= least);
-  const reliability = known.map((one) => ({ run: one.run, kind: "eval", label: name(one, `error ${format(one.error, 3)}`), points: inside(one, one.share, FEW) }));
-  const counts = known.flatMap((one) => ["original", "replaced"].map((kind) => ({ run: one.run, kind, label: name(one, kind), points: inside(one, one[kind], 1) })));
-  const shared = { x, key, xDomain: [0, 1] };
+  const inside = (one, column, least) =>
+    one.predicted.map((p, i) => [p, column[i]]).filter((_, i) => one.original[i] + one.replaced[i] >= least);
+  const reliability = known.map((one) => ({
+    run: one.run,
+    kind: "eval",
+    label: name(one, `error ${format(one.error, 3)}`),
+    points: inside(one, one.share, FEW),
+  }));
+  const countsOf = (one) => (kind) =>
+    ({ run: one.run, kind, label: name(one, kind), points: inside(one, one[kind], 1) });
+  const counts = known.flatMap((one) => ["original", "replaced"].map(countsOf(one)));
+  const shared = { x, key, xDomain: [0, 1], square: true };
   const three = [
-    new Chart({ ...shared, title: "Reliability", note: `On the dotted line, a probability means what it says; below the line, too many alarms. Levels of fewer than ${FEW} tokens are left out.`,
-      unit: "share replaced", yDomain: [0, 1], diagonal: true, square: true }, reliability, visible),
-    new Chart({ ...shared, title: "How its probabilities are spread", note: "Tokens in each fifteenth of the axis: replaced ones solid, original ones dashed.",
-      unit: "tokens", log: true, square: true }, counts, visible),
+    new Chart({
+      ...shared,
+      title: "Reliability",
+      note: "On the dotted line, a probability means what it says; below the line, too many alarms. " +
+        `Levels of fewer than ${FEW} tokens are left out.`,
+      unit: "share replaced",
+      yDomain: [0, 1],
+      diagonal: true,
+    }, reliability, visible),
+    new Chart({
+      ...shared,
+      title: "How its probabilities are spread",
+      note: "Tokens in each fifteenth of the axis: replaced ones solid, original ones dashed.",
+      unit: "tokens",
+      log: true,
+    }, counts, visible),
     ...(overSteps ? [chartOf(calibration, { square: true })] : []),
   ];
   section.querySelector(".charts").append(...three.map((chart) => chart.node));
@@ -445,9 +478,11 @@ function tokenNode(token, before) {
   const classes = ["token", outcome, original === null ? "" : "picked", /^\[[A-Z]+\]$/.test(text) ? "special" : ""];
   const joined = text.startsWith("##") || (CJK.test(text) && before && CJK.test(before[0]));
   if (before && !joined) classes.push("word");
-  const node = element(original === null ? "span" : "ruby", { class: classes.filter(Boolean).join(" ") }, text.replace(/^##(?=.)/, ""));
+  const bare = (name) => name.replace(/^##(?=.)/, "");
+  const tag = original === null ? "span" : "ruby";
+  const node = element(tag, { class: classes.filter(Boolean).join(" ") }, bare(text));
   node.style.setProperty("--p", probability);
-  if (original !== null) node.append(element("rt", {}, original === text ? "✓" : original.replace(/^##(?=.)/, "")));
+  if (original !== null) node.append(element("rt", {}, original === text ? "✓" : bare(original)));
   if (outcome) node.setAttribute("tabindex", 0);
   const tell = () => {
     const { right, bottom } = node.getBoundingClientRect();
@@ -463,9 +498,11 @@ function tokenNode(token, before) {
 function detailsOf(token) {
   const [text, probability, original, masked] = token;
   const line = (name, value) => element("div", {}, element("span", {}, name), element("span", {}, value));
-  const lines = [element("b", {}, text), line("probability of having been replaced", `${(100 * probability).toFixed(1)}%`)];
+  const percent = `${(100 * probability).toFixed(1)}%`;
+  const lines = [element("b", {}, text), line("probability of having been replaced", percent)];
   if (original !== null) {
-    lines.push(line("original", original), line("the generator read", masked ? "[MASK]" : original), line("the generator wrote", text));
+    lines.push(line("original", original), line("the generator read", masked ? "[MASK]" : original));
+    lines.push(line("the generator wrote", text));
   }
   for (const outcome of outcomeOf(token).split(" ").filter(Boolean)) lines.push(element("div", {}, OUTCOMES[outcome]));
   return lines;
@@ -473,7 +510,11 @@ function detailsOf(token) {
 
 function drawExamples() {
   const legend = document.querySelector("#examples .legend");
-  const sample = (outcome, text, over) => element("ruby", { class: `token ${over ? "picked" : ""} ${outcome}` }, text, ...(over ? [element("rt", {}, over)] : []));
+  const sample = (outcome, text, over) => {
+    const node = element("ruby", { class: `token ${over ? "picked" : ""} ${outcome}` }, text);
+    if (over) node.append(element("rt", {}, over));
+    return node;
+  };
   legend.append(
     element("li", {}, "probability of having been replaced: 0", element("span", { class: "scale" }), "1"),
     element("li", {}, sample("found", "sample", "original"), OUTCOMES.found),
@@ -487,7 +528,9 @@ function drawExamples() {
     part.append(element("h3", {}, swatch(i), run.name + at));
     if (!run.examples) part.append(element("p", { class: "note" }, run.no_examples));
     for (const row of run.examples ? run.examples.rows : []) {
-      part.append(element("div", { class: "row", lang: row.some(([text]) => CJK.test(text)) ? "zh" : "en" }, ...row.map((token, at) => tokenNode(token, row[at - 1]))));
+      const tokens = row.map((token, at) => tokenNode(token, row[at - 1]));
+      const lang = row.some(([text]) => CJK.test(text)) ? "zh" : "en";
+      part.append(element("div", { class: "row", lang }, ...tokens));
     }
     document.querySelector("#examples .rows").append(part);
   });
@@ -498,7 +541,8 @@ function drawExamples() {
 function drawSettings() {
   const names = [...new Set(runs.flatMap((run) => Object.keys(run.settings)))];
   const differs = (name) => new Set(runs.map((run) => run.settings[name] ?? null)).size > 1;
-  const table = tableOf(["setting", ...runs.map((run) => run.name)], names.map((name) => [name, ...runs.map((run) => run.settings[name] ?? "not set")]));
+  const body = names.map((name) => [name, ...runs.map((run) => run.settings[name] ?? "not set")]);
+  const table = tableOf(["setting", ...runs.map((run) => run.name)], body);
   const same = [];
   table.querySelectorAll("tbody tr").forEach((row, i) => {
     if (differs(names[i])) row.classList.add("differs");
