@@ -304,7 +304,7 @@ def test_importing_what_is_not_there(fail: Failing, tmp_path: Path) -> None:
 
 
 MAKE_FOLDERS = [
-    command for command in cli.COMMANDS if command not in ("plan", "predict", "evaluate", "detect", "score")
+    command for command in cli.COMMANDS if command not in ("plan", "predict", "evaluate", "detect", "score", "report")
 ]
 
 
