@@ -194,6 +194,9 @@ class PretrainConfig:
     """How much to draw from each folder of `data`, to any sum; in proportion to their rows, unless set."""
     init_from: Path | None = None
     """Run whose weights to start from (of `import` or `pretrain`), with a fresh optimiser."""
+    word_start: Literal["random", "neighbours"] = "random"
+    """What the word table starts from, without `init_from`. neighbours: which tokens of `data` stand near each other,
+    as word2vec has it; for short runs on little text, whose encoder has no time to find it out."""
     seed: int = 0
     length: int = 128
     """Tokens in a row; what the data was prepared with."""
@@ -261,6 +264,9 @@ class VocabConfig:
     """Most characters kept, the most frequent ones; the others become [UNK]. All of them, unless set."""
     lowercase: bool = True
     strip_accents: bool = True
+    split_chinese: bool = True
+    """Make each Chinese character a word of its own, as BERT does. Without it, entries are of several characters, as in
+    other scripts: rows get shorter, and masking hides whole words rather than characters that their neighbours tell."""
     max_length: int = 512
     """The tokenizer's model_max_length."""
 

@@ -10,7 +10,7 @@ strong generator    a generator of the discriminator's size that was trained bef
 high learning rate  twenty times the recipe's
 leaking labels      an objective with a mistake: the discriminator's token types say what was replaced
 
-Writes DOCS/sick-runs.png and a table, DOCS/sick-runs.md. What is done is not done again.
+Writes DOCS/sick-runs.png, and the last figures as a table, FOLDER/sick-runs.md. What is done is not done again.
 """
 
 from dataclasses import dataclass, replace
@@ -67,7 +67,7 @@ def main(given: Arguments) -> None:
         pretrain(config, Console())
     records = {name: read_metrics(config.out / "metrics.jsonl") for name, config in runs.items()}
     plot(given.docs / "sick-runs.png", records)
-    write_table(given.docs / "sick-runs.md", records)
+    write_table(given.folder / "sick-runs.md", records)
 
 
 def make_runs(given: Arguments) -> dict[str, PretrainConfig]:

@@ -47,6 +47,7 @@ def train_vocabulary(config: VocabConfig) -> VocabResult:
         vocab={token: index for index, token in enumerate(vocabulary)},
         do_lower_case=config.lowercase,
         strip_accents=config.strip_accents,
+        tokenize_chinese_chars=config.split_chinese,
         model_max_length=config.max_length,
     )
     with new_folder(config.out) as folder:
@@ -114,7 +115,7 @@ def _pass(
 def _normalizer(config: VocabConfig) -> normalizers.BertNormalizer:
     return normalizers.BertNormalizer(
         clean_text=True,
-        handle_chinese_chars=True,
+        handle_chinese_chars=config.split_chinese,
         strip_accents=config.strip_accents,
         lowercase=config.lowercase,
     )

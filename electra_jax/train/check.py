@@ -43,6 +43,10 @@ def check(config: PretrainConfig, manifests: Sequence[Manifest]) -> None:
         not config.keep_best or config.checkpoint_every % config.eval_every == 0,
         f"keep_best: checkpoint_every {config.checkpoint_every} is no multiple of eval_every {config.eval_every}",
     )
+    _require(
+        config.init_from is None or config.word_start == "random",
+        f"word_start: {config.word_start}, and init_from has a word table; give one of the two",
+    )
     if config.max_time is not None:
         parse_time(config.max_time)
     _require(0 <= config.seed < 2**32, f"seed: {config.seed} is not between 0 and 2**32 - 1")

@@ -43,6 +43,7 @@ from electra_jax.train.step import (
     make_evaluation,
     trains_generator,
 )
+from electra_jax.train.word_start import word_table
 
 
 def pretrain(config: PretrainConfig, console: Console | None = None) -> dict[str, float]:
@@ -74,7 +75,7 @@ def _pretrain(config: PretrainConfig, console: Console) -> dict[str, float]:
     mesh = make_mesh(config.mesh, config.batch_size)
     check_mesh(config, mesh)
     rows = open_rows(config.data, "train"), open_rows(config.data, "eval")
-    weights = {} if has_checkpoint(config.out) else _initial_weights(config, manifest)
+    weights = {} if has_checkpoint(config.out) else _initial_weights(config, manifest, rows[0])
     open_run(config, manifests)
     kept = Checkpoints(config.out / CHECKPOINTS, config.checkpoints_kept, config.keep_best)
     with jax.set_mesh(mesh), kept as checkpoints, Stop(config.max_time) as stop:
@@ -82,9 +83,14 @@ def _pretrain(config: PretrainConfig, console: Console) -> dict[str, float]:
         return trainer.run(weights)
 
 
-def _initial_weights(config: PretrainConfig, manifest: Manifest) -> Params:
-    """The parameters of `config.init_from`, of one tower or both; nothing where there is none."""
+def _initial_weights(config: PretrainConfig, manifest: Manifest, rows: Rows) -> Params:
+    """The parameters of `config.init_from`, of one tower or both, or the word table of `config.word_start`; or none."""
     weights = _read_weights(config, manifest) if config.init_from else {}
+    if config.word_start == "neighbours":
+        special = [manifest.pad_id, manifest.unk_id, manifest.cls_id, manifest.sep_id, manifest.mask_id]
+        weights = {
+            "embeddings": {"word": word_table(rows, special, np.asarray(init_params(config)["embeddings"]["word"]))}
+        }
     if not trains_generator(config) and config.model.generator_kind in LEARNED and "generator" not in weights:
         raise UserError(
             "objective.generator_weight: 0 leaves the generator as it starts, and it would start at random; give "

@@ -77,3 +77,12 @@ def test_limit_alphabet_keeps_the_most_frequent_characters(tmp_path: Path) -> No
     result = train_vocabulary(VocabConfig(text=(text,), out=tmp_path / "out", size=100, limit_alphabet=2))
     tokenizer = load_tokenizer(result.folder)
     assert tokenizer.tokenize("一二三四") == ["一", "二", "[UNK]", "[UNK]"]
+
+
+def test_chinese_words_stay_whole_on_request(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("酒店不错\n不错的酒店\n" * 9, encoding="utf-8")
+    folder = train_vocabulary(VocabConfig((text,), tmp_path / "out", size=100, split_chinese=False)).folder
+    for tokenizer in (load_tokenizer(folder), ElectraTokenizer.from_pretrained(folder)):
+        assert tokenizer.tokenize("酒店不错") == ["酒店不错"]
+        assert tokenizer.tokenize("酒店 不错") == ["酒店", "不错"]
