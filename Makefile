@@ -4,6 +4,8 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+# Of tests; each takes up to 5 GB.
+PROCESSES ?= 2
 BIN := $(VENV)/bin
 
 .PHONY: demo test slow check clean
@@ -12,7 +14,7 @@ demo: $(VENV)/demo-installed
 	$(BIN)/python tools/demo.py demo
 
 test: $(VENV)/test-installed
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile
 
 slow: $(VENV)/test-installed
 	$(BIN)/python -m pytest -m slow
