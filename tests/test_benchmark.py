@@ -52,6 +52,7 @@ def run(*options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, str(TOOLS / "benchmark.py"), *options], capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_a_cell_is_measured_once_and_written_with_every_figure(
     preset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -98,6 +99,7 @@ def test_contestants_that_compute_different_losses_are_not_measured(preset: Path
         benchmark_cells.check_losses(ours, theirs, ["picks"])
 
 
+@pytest.mark.slow
 def test_a_series_has_its_points_and_their_exponent(preset: Path) -> None:
     import benchmark_cells
     import benchmark_sweep

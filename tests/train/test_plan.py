@@ -12,6 +12,7 @@ from electra_jax.train.plan import collectives, compile_step, memory_of, parse_m
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
+@pytest.mark.slow
 def test_the_largest_batch_fits_and_a_larger_one_does_not(rows: Path) -> None:
     config = micro.make_config(rows, Path("out"))
     found = plan(config, "20MB", peak=1e12, utilisation=0.5)
