@@ -104,6 +104,8 @@ def compare_speed(arguments: Arguments) -> dict[str, Any]:
     """Real tokens a second of each contestant in each round, and the ratios of rounds."""
     device = find_device()
     config = cell_config(arguments.size, arguments.length, arguments.batch_tokens // arguments.length, device, 0.1)
+    entries = max(config.model.vocab_size, Manifest.read(arguments.folder / "packed").vocab_size)  # tiny has fewer
+    config = replace(config, model=replace(config.model, vocab_size=entries))
     load = os.getloadavg()[0]
     with TemporaryDirectory() as scratch, ExitStack() as stack:
         workers = {}

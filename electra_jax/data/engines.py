@@ -15,10 +15,10 @@ from typing import Any
 
 from electra_jax.config import PrepareConfig
 from electra_jax.data.encoding import Encoder
-from electra_jax.data.shards import Shard, write_shard
+from electra_jax.data.shards import TextShard, write_shard
 from electra_jax.errors import UserError, first_line
 
-Work = tuple[Shard, Path]
+Work = tuple[TextShard, Path]
 RAY_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_NUM_REDIS_GET_RETRIES": "1",  # a wrong address is told after 40 seconds, and not after a quarter of an hour
@@ -48,7 +48,7 @@ def write_shards(work: Iterable[Work], encoder: Encoder, config: PrepareConfig) 
 
 
 def _write_by_processes(work: Iterable[Work], encoder: Encoder, workers: int) -> None:
-    def submit(shard: Shard, file: Path) -> Future[None]:
+    def submit(shard: TextShard, file: Path) -> Future[None]:
         return pool.submit(write_shard, shard, encoder, file)
 
     with ProcessPoolExecutor(workers, initializer=_start_worker) as pool:
@@ -78,7 +78,7 @@ def _write_by_ray(work: Iterable[Work], encoder: Encoder) -> None:
         _keep_busy(work, lambda shard, file: task.remote(shard, shared, file.absolute()), ray.get, window)
 
 
-def _write_on_node(shard: Shard, encoder: Encoder, file: Path) -> None:
+def _write_on_node(shard: TextShard, encoder: Encoder, file: Path) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a task has one core
     write_shard(shard, encoder, file)
 
@@ -103,7 +103,7 @@ def _ray_cluster() -> Iterator[None]:
 
 
 def _keep_busy(
-    work: Iterable[Work], submit: Callable[[Shard, Path], Any], wait: Callable[[Any], object], window: int
+    work: Iterable[Work], submit: Callable[[TextShard, Path], Any], wait: Callable[[Any], object], window: int
 ) -> None:
     """Submit all of `work`, with at most `window` shards that aren't waited for; none is at work at the end."""
     pending: deque[Any] = deque()

@@ -20,7 +20,7 @@ from electra_jax.data.engines import Work, check_engine, write_shards
 from electra_jax.data.manifest import Manifest, SplitManifest, summary
 from electra_jax.data.partial import partial_folder
 from electra_jax.data.rows import Rows
-from electra_jax.data.shards import SPLITS, Shard, Split, cut_shards, join_shards, namer
+from electra_jax.data.shards import SPLITS, Split, TextShard, cut_shards, join_shards, namer
 from electra_jax.data.tokenizer import load_tokenizer, max_length, save_tokenizer, tokenizer_hash
 from electra_jax.errors import UserError
 
@@ -113,14 +113,14 @@ class _Part:
     names: list[str] = field(default_factory=list)
 
 
-def _shards(config: PrepareConfig, scratch: Path) -> Iterator[Shard]:
+def _shards(config: PrepareConfig, scratch: Path) -> Iterator[TextShard]:
     """All documents, as shards."""
     shutil.rmtree(scratch, ignore_errors=True)  # an interrupted run's
     texts = datasets.utils.tqdm(read_documents(config, scratch), desc="documents", unit="")
     return cut_shards(texts, lambda text: _is_held_out(text, config), config.shard_characters)
 
 
-def _unfinished(shards: Iterable[Shard], parts: dict[Split, _Part], encoder: Encoder) -> Iterator[Work]:
+def _unfinished(shards: Iterable[TextShard], parts: dict[Split, _Part], encoder: Encoder) -> Iterator[Work]:
     """The shards that an interrupted run hasn't made, each with its file; `parts` takes note of all."""
     name = namer(encoder)
     for part in parts.values():

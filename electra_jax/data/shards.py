@@ -26,7 +26,7 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 @dataclass
-class Shard:
+class TextShard:
     """Documents `first`, `first + 1`, ... of a split, where `number` shards precede it."""
 
     split: Split
@@ -35,25 +35,25 @@ class Shard:
     texts: list[str] = field(default_factory=list)
 
 
-def cut_shards(texts: Iterable[str], is_held_out: Callable[[str], bool], characters: int) -> Iterator[Shard]:
+def cut_shards(texts: Iterable[str], is_held_out: Callable[[str], bool], characters: int) -> Iterator[TextShard]:
     """Divide documents into splits, and each split, in order, into shards that end where they reach `characters`.
 
     Two unfinished shards are in memory at a time, and the caller's.
     """
-    open_shards = {split: Shard(split) for split in SPLITS}
+    open_shards = {split: TextShard(split) for split in SPLITS}
     sizes = dict.fromkeys(open_shards, 0)
     for text in texts:
         shard = open_shards["eval" if is_held_out(text) else "train"]
         shard.texts.append(text)
         sizes[shard.split] += len(text)
         if sizes[shard.split] >= characters:
-            open_shards[shard.split] = Shard(shard.split, shard.number + 1, shard.first + len(shard.texts))
+            open_shards[shard.split] = TextShard(shard.split, shard.number + 1, shard.first + len(shard.texts))
             sizes[shard.split] = 0
             yield shard
     yield from (shard for shard in open_shards.values() if shard.texts)
 
 
-def namer(encoder: Encoder) -> Callable[[Shard], str]:
+def namer(encoder: Encoder) -> Callable[[TextShard], str]:
     """The function from a shard to its file's name, which holds a hash of all that its rows depend on.
 
     So a file that is there already has the rows of these very documents and settings.
@@ -61,7 +61,7 @@ def namer(encoder: Encoder) -> Callable[[Shard], str]:
     versions = [electra_jax.__version__, tokenizers.__version__]
     base = hashlib.sha256(json.dumps([versions, asdict(encoder)]).encode())
 
-    def name(shard: Shard) -> str:
+    def name(shard: TextShard) -> str:
         digest = base.copy()
         digest.update(json.dumps([shard.split, shard.first, [len(text) for text in shard.texts]]).encode())
         for text in shard.texts:
@@ -71,7 +71,7 @@ def namer(encoder: Encoder) -> Callable[[Shard], str]:
     return name
 
 
-def write_shard(shard: Shard, encoder: Encoder, file: Path) -> None:
+def write_shard(shard: TextShard, encoder: Encoder, file: Path) -> None:
     """Write the rows of a shard to `file` (an Arrow stream), which appears whole or not at all."""
     scratch = file.with_name(f".{file.name}.{uuid.uuid4().hex}")  # unlike any other process's, on any machine
     schema = encoder.features.arrow_schema
@@ -104,7 +104,7 @@ def join_shards(folder: Path, names: list[str], encoder: Encoder) -> Dataset:
     return datasets.load_from_disk(str(folder))
 
 
-def _encoded(shard: Shard, encoder: Encoder) -> Iterator[pa.Table]:
+def _encoded(shard: TextShard, encoder: Encoder) -> Iterator[pa.Table]:
     for start in range(0, len(shard.texts), DOCUMENTS_AT_ONCE):
         yield encoder(shard.texts[start : start + DOCUMENTS_AT_ONCE], shard.split, shard.first + start)
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
@@ -131,10 +130,7 @@ class FineTuned:
         token_type_ids: Int[Array, "B L"] | None = None,
     ) -> Float[Array, "B ..."]:
         """Float32 logits, as transformers' model of the same folder gives them; [B, 1] each choice for a choice."""
-        ids = jnp.asarray(input_ids)
-        mask = jnp.ones(ids.shape, bool) if attention_mask is None else jnp.asarray(attention_mask, bool)
-        types = jnp.zeros_like(ids) if token_type_ids is None else jnp.asarray(token_type_ids)
-        return _apply(self._graph, self.params, Tokens(ids, mask, types))
+        return _apply(self._graph, self.params, Tokens.of(input_ids, attention_mask, token_type_ids))
 
     def predict(self, records: Sequence[dict[str, Any]]) -> list[Prediction]:
         """What the model says of rows, each a dict of the task's columns. Raises UserError for a row that is wrong."""

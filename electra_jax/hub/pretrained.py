@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from electra_jax.config import ComputeConfig, ElectraConfig
 from electra_jax.files import new_folder
@@ -76,7 +76,7 @@ class _Pretrained(nnx.Module):
         token_type_ids: Int[Array, "B L"] | None = None,
     ) -> Float[Array, "B L H"]:
         """The last layer's hidden states, in the dtype of `compute`; the arguments are those of the call."""
-        return self._run(_hidden_states, _tokens(input_ids, attention_mask, token_type_ids))
+        return self._run(_hidden_states, Tokens.of(input_ids, attention_mask, token_type_ids))
 
     def _run(self, function: Callable[[Any, Tokens], Array], tokens: Tokens) -> Array:
         return _jitted(*nnx.split(self), function, tokens)
@@ -98,7 +98,7 @@ class Discriminator(_Pretrained):
         `attention_mask` is 1 at real tokens and 0 at padding, by default 1 everywhere; `token_type_ids` is 0 in the
         first segment and 1 in the second, by default 0. Raises ValueError for a row longer than the positions.
         """
-        return self._run(_logits, _tokens(input_ids, attention_mask, token_type_ids))
+        return self._run(_logits, Tokens.of(input_ids, attention_mask, token_type_ids))
 
 
 class Generator(_Pretrained):
@@ -113,7 +113,7 @@ class Generator(_Pretrained):
         token_type_ids: Int[Array, "B L"] | None = None,
     ) -> Float[Array, "B L V"]:
         """Float32 logits over the vocabulary at every position; the arguments are `Discriminator`'s."""
-        return self._run(_logits, _tokens(input_ids, attention_mask, token_type_ids))
+        return self._run(_logits, Tokens.of(input_ids, attention_mask, token_type_ids))
 
 
 @partial(jax.jit, static_argnums=(0, 2))
@@ -129,13 +129,3 @@ def _hidden_states(model: _Pretrained, tokens: Tokens) -> Float[Array, "B L H"]:
 
 def _logits(model: _Pretrained, tokens: Tokens) -> Float[Array, "B L ..."]:
     return model.tower(model.embeddings, tokens)
-
-
-def _tokens(
-    ids: Int[Array, "B L"], mask: Int[Array, "B L"] | Bool[Array, "B L"] | None, types: Int[Array, "B L"] | None
-) -> Tokens:
-    ids = jnp.asarray(ids)
-    if ids.ndim != 2:
-        raise ValueError(f"input_ids has shape {ids.shape}, and must be [batch, length]")
-    mask = jnp.ones(ids.shape, bool) if mask is None else jnp.asarray(mask, bool)
-    return Tokens(ids, mask, jnp.zeros_like(ids) if types is None else jnp.asarray(types))

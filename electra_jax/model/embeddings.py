@@ -1,10 +1,11 @@
 """Word, position and type embeddings, which both towers may share."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from electra_jax.config import ElectraConfig
@@ -23,6 +24,20 @@ class Tokens(NamedTuple):
     """In rows that hold several examples, the number of each token's."""
     positions: Int[Array, "B L"] | None = None
     """Each token's position in its example; where it is left out, that in the row."""
+
+    @classmethod
+    def of(
+        cls, input_ids: ArrayLike, attention_mask: ArrayLike | None = None, token_type_ids: ArrayLike | None = None
+    ) -> Self:
+        """What models of transformers are called with, each [B, L]; by default all tokens are real and of one segment.
+
+        Raises ValueError for other shapes of `input_ids`.
+        """
+        ids = jnp.asarray(input_ids)
+        if ids.ndim != 2:
+            raise ValueError(f"input_ids has shape {ids.shape}, and must be [batch, length]")
+        mask = jnp.ones(ids.shape, bool) if attention_mask is None else jnp.asarray(attention_mask, bool)
+        return cls(ids, mask, jnp.zeros_like(ids) if token_type_ids is None else jnp.asarray(token_type_ids))
 
     @property
     def attended(self) -> Bool[Array, "B #L L"]:
