@@ -1,13 +1,19 @@
 """Outputs that appear whole or not at all: written beside, then renamed into place."""
 
+import errno
+import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from electra_jax.errors import UserError
+
+HELD = (errno.EACCES, errno.EAGAIN)
+"""What the system says of a lock that another process has."""
 
 
 def check_absent(path: Path) -> None:
@@ -43,6 +49,23 @@ def new_folder(path: Path) -> Iterator[Path]:
         os.replace(scratch, path)  # an empty folder at `path` is replaced
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def hold(file: IO[str], path: Path) -> None:
+    """Lock `file`, of the unfinished work on `path`, until it is closed or the process is gone.
+
+    Raises UserError where another process holds it, or has dropped it since it was opened.
+    """
+    busy = UserError(f"{path}: another process is making it; wait for its end, or choose another name")
+    try:
+        # Not `flock`, whose locks a killed process's forked workers would go on holding.
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in HELD:
+            raise busy from None
+        raise UserError(f"{path}: its file system has no locks ({error.strerror}); choose another place") from error
+    if not (os.path.exists(file.name) and os.path.samestat(os.fstat(file.fileno()), os.stat(file.name))):
+        raise busy  # the other process moved or discarded the file between its opening and its locking
 
 
 def write_text(path: Path, text: str) -> None:

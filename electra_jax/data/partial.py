@@ -1,19 +1,13 @@
 """A folder that appears whole or not at all, and whose unfinished work outlives an interruption."""
 
-import errno
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 from electra_jax.errors import UserError
-from electra_jax.files import can_be_made, check_absent
-
-HELD = (errno.EACCES, errno.EAGAIN)
-"""What the system says of a lock that another process has."""
+from electra_jax.files import can_be_made, check_absent, hold
 
 
 def partial_path(path: Path) -> Path:
@@ -35,7 +29,7 @@ def partial_folder(path: Path) -> Iterator[Path]:
         (partial / "whole").mkdir(parents=True, exist_ok=True)
         lock = (partial / "lock").open("w")
     with lock:
-        _lock(lock, path)
+        hold(lock, path)
         try:
             yield partial / "whole"
             os.replace(partial / "whole", path)  # an empty folder at `path` is replaced
@@ -43,20 +37,6 @@ def partial_folder(path: Path) -> Iterator[Path]:
             _discard(partial)
             raise
         _discard(partial)
-
-
-def _lock(file: IO[str], path: Path) -> None:
-    """Hold `file` until it is closed, or the process is gone."""
-    busy = UserError(f"{path}: another process is preparing it; wait for its end, or choose another name")
-    try:
-        # Not `flock`, whose locks a killed process's forked workers would go on holding.
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in HELD:
-            raise busy from None
-        raise UserError(f"{path}: its file system has no locks ({error.strerror}); choose another place") from error
-    if not (os.path.exists(file.name) and os.path.samestat(os.fstat(file.fileno()), os.stat(file.name))):
-        raise busy  # the other process discarded the file between its opening and its locking
 
 
 def _discard(partial: Path) -> None:

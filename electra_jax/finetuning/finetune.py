@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import statistics
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from rich.console import Console
 
 from electra_jax.config import FinetuneConfig
 from electra_jax.errors import UserError
-from electra_jax.files import can_be_made, check_absent, write_text
+from electra_jax.files import can_be_made, check_absent, hold, write_text
 from electra_jax.finetuning.card import finetuned_card
 from electra_jax.finetuning.data import FinetuneData, load_data
 from electra_jax.finetuning.model import write_fine_tuned
@@ -25,7 +27,7 @@ from electra_jax.presets import read_toml, to_toml
 from electra_jax.report.progress import table
 from electra_jax.train.run import CHECKPOINTS, differences
 
-SETTINGS, SCORES, SEEDS, DATA = "finetune.toml", "scores.json", "seeds", "data.json"
+SETTINGS, SCORES, SEEDS, DATA, LOCK = "finetune.toml", "scores.json", "seeds", "data.json", "lock"
 FREE = {"out", "log_every"}
 POSITIVE = (
     "batch_size",
@@ -79,17 +81,16 @@ def finetune(config: FinetuneConfig, console: Console | None = None) -> Finetune
     data = load_data(config, make_task(config, tokenizer, model.max_position_embeddings))
     data = replace(data, task=_with_metric(data.task))
     tuner = Tuner(config, model, body, data, console)
-    work = _open_work(config, data)
-    console.print(tuner.startup_table())
-    for line in data.skipped:
-        console.print(f"left out: {line}", soft_wrap=True, highlight=False)
-    results = []
-    with jax.set_mesh(tuner.mesh):
-        for seed in range(config.seed, config.seed + config.seeds):
-            results.append(tuner.run(seed, work / SEEDS / str(seed)))
-    best = max(results, key=lambda result: result.scores.get(tuner.metric, 0.0))
-    outcome = FinetuneResult(config.out, tuner.metric, tuple(results), best)
-    _publish(config, tuner, outcome, work)
+    with _open_work(config, data) as work:
+        console.print(tuner.startup_table())
+        for line in data.skipped:
+            console.print(f"left out: {line}", soft_wrap=True, highlight=False)
+        with jax.set_mesh(tuner.mesh):
+            seeds = range(config.seed, config.seed + config.seeds)
+            results = [tuner.run(seed, work / SEEDS / str(seed)) for seed in seeds]
+        best = max(results, key=lambda result: result.scores.get(tuner.metric, 0.0))
+        outcome = FinetuneResult(config.out, tuner.metric, tuple(results), best)
+        _publish(config, tuner, outcome, work)
     console.print(_table(outcome))
     return outcome
 
@@ -114,22 +115,30 @@ def _with_metric(task: Task) -> Task:
     return task.with_settings(metric=metric)
 
 
-def _open_work(config: FinetuneConfig, data: FinetuneData) -> Path:
-    """The folder of a run under way: a new one, or that of the same run, which goes on."""
+@contextmanager
+def _open_work(config: FinetuneConfig, data: FinetuneData) -> Iterator[Path]:
+    """The folder of a run under way, a new one or that of the same run, held against other processes."""
     work = config.out.with_name(config.out.name + ".partial")
-    fingerprint = {"train": data.train.fingerprint, "eval": data.eval.fingerprint}
-    if not (work / DATA).is_file():
+    if not (work / LOCK).is_file():
         check_absent(work)
-        with can_be_made(config.out):
-            work.mkdir(parents=True, exist_ok=True)
+    with can_be_made(config.out):
+        work.mkdir(parents=True, exist_ok=True)
+        lock = (work / LOCK).open("w")
+    with lock:
+        hold(lock, config.out)
+        _begin(work, config, {"train": data.train.fingerprint, "eval": data.eval.fingerprint})
+        yield work
+
+
+def _begin(work: Path, config: FinetuneConfig, fingerprint: dict[str, Any]) -> None:
+    """Note what the run is, or, where it has begun, raise UserError unless it is the same."""
+    if not (work / DATA).is_file():
         write_text(work / SETTINGS, to_toml(config))
         write_text(work / DATA, json.dumps(fingerprint))
-        return work
     for path, old, new in differences(read_toml(FinetuneConfig, work / SETTINGS), config, FREE):
         raise UserError(f"{work}: this run has {path} = {old!r}, not {new!r}; give {old!r}, or delete the folder")
     if json.loads((work / DATA).read_text(encoding="utf-8")) != fingerprint:
         raise UserError(f"{work}: this run began with other examples; delete the folder, or name another")
-    return work
 
 
 def _publish(config: FinetuneConfig, tuner: Tuner, outcome: FinetuneResult, work: Path) -> None:
@@ -144,6 +153,7 @@ def _publish(config: FinetuneConfig, tuner: Tuner, outcome: FinetuneResult, work
         (seed / RESULT).unlink()
         shutil.rmtree(seed / CHECKPOINTS, ignore_errors=True)  # of a seed killed just before it dropped them
     (config.out / DATA).unlink()
+    (config.out / LOCK).unlink()
 
 
 def _scores(outcome: FinetuneResult) -> dict[str, Any]:

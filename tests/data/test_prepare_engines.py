@@ -189,7 +189,7 @@ def test_one_process_at_a_time(
     process = start()
     until(lambda: len(shard_files(partial_path(config.out) / "whole")) > 0)
     process.send_signal(signal.SIGSTOP)
-    with pytest.raises(UserError, match=r"rows: another process is preparing it; wait for its end") as error:
+    with pytest.raises(UserError, match=r"rows: another process is making it; wait for its end") as error:
         prepare(config)
     assert "\n" not in str(error.value)
     process.send_signal(signal.SIGCONT)
