@@ -1,6 +1,7 @@
 """The command `electra-jax`: one function a subcommand, no logic of its own."""
 
 import os
+import select
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -21,7 +22,7 @@ from electra_jax.config import (
 )
 from electra_jax.errors import RunError, UserError
 
-INTERRUPTED = 130  # what a shell gives for SIGINT
+INTERRUPTED, UNREAD = 130, 141  # what a shell gives for SIGINT and SIGPIPE
 
 
 @dataclass(frozen=True)
@@ -328,6 +329,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(error.status)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        if not _reader_is_gone():  # it was another pipe or a connection
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes there at exit
+        sys.exit(UNREAD)
+
+
+def _reader_is_gone() -> bool:
+    """Whether nobody reads what is printed any more, as after `| head`."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)  # an error is reported unasked
+    return any(events & select.POLLERR for _, events in poll.poll(0))
 
 
 def _usage(name: str) -> None:

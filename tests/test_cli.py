@@ -1,7 +1,10 @@
 """The command, from text to folders that transformers loads and back."""
 
+import os
 import re
 import shutil
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -201,6 +204,16 @@ def test_without_a_command_the_usage_is_shown(capsys: pytest.CaptureFixture[str]
 def test_a_command_that_there_is_not(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code(["train"]) == 2
     assert capsys.readouterr().err.endswith("electra-jax: no command 'train'\n")
+
+
+def test_a_reader_that_goes_is_no_error() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as gone:
+        process = subprocess.run(
+            [sys.executable, "-m", "electra_jax", "pretrain", "--help"], stdout=gone, stderr=subprocess.PIPE, text=True
+        )
+    assert (process.returncode, process.stderr) == (141, "")
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])
