@@ -20,6 +20,8 @@ from electra_jax.files import can_be_made, umask
 Write = Callable[[list[dict[str, Any]]], None]
 """Appends some rows."""
 FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
+MOST_HELD = 2**16
+"""Rows that Parquet waits with for a value in each column, which tells its type."""
 
 
 @contextmanager
@@ -112,18 +114,40 @@ def _jsonl_writer(stack: ExitStack, path: Path, compressed: bool) -> Write:
 
 def _parquet_writer(stack: ExitStack, path: Path, compressed: bool) -> Write:
     opened: list[pq.ParquetWriter] = []
+    held: list[dict[str, Any]] = []  # until every column's type is known
 
     def write(rows: list[dict[str, Any]]) -> None:
         if not rows:
             return
+        rows = held + rows
         if not opened:
-            opened.append(stack.enter_context(pq.ParquetWriter(path, pa.Table.from_pylist(rows).schema)))
-        schema = opened[0].schema
-        table = pa.Table.from_pylist(rows, schema=schema)  # refuses other kinds, but cuts 2.5 to an integer's 2
-        pa.Table.from_pylist(rows).select(schema.names).cast(schema)  # refuses that
-        opened[0].write_table(table)
+            schema = pa.Table.from_pylist(rows).schema
+            if pa.null() in schema.types and len(rows) < MOST_HELD:
+                held[:] = rows
+                return
+            held.clear()
+            opened.append(stack.enter_context(pq.ParquetWriter(path, _without_nulls(schema))))
+        _write_alike(opened[0], rows)
 
+    def write_held() -> None:
+        if held:
+            table = pa.Table.from_pylist(held)
+            pq.write_table(table.cast(_without_nulls(table.schema)), path)
+
+    stack.callback(write_held)
     return write
+
+
+def _without_nulls(schema: pa.Schema) -> pa.Schema:
+    """Columns that have no value yet become strings."""
+    return pa.schema([field.with_type(pa.string()) if pa.types.is_null(field.type) else field for field in schema])
+
+
+def _write_alike(writer: pq.ParquetWriter, rows: list[dict[str, Any]]) -> None:
+    schema = writer.schema
+    table = pa.Table.from_pylist(rows, schema=schema)  # refuses other kinds, but cuts 2.5 to an integer's 2
+    pa.Table.from_pylist(rows).select(schema.names).cast(schema)  # refuses that
+    writer.write_table(table)
 
 
 def _cell(value: Any) -> Any:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from electra_jax.data import writers
 from electra_jax.data.records import read_file
 from electra_jax.data.writers import row_writer
 from electra_jax.errors import UserError
@@ -36,7 +37,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_rows_are_read_as_they_were_written_part_by_part(tmp_path: Path, suffix: str) -> None:
-    path = write(tmp_path / f"a.{suffix}", ROWS, [], ROWS[::-1])
+    path = write(tmp_path / f"a.{suffix}", [], ROWS, [], ROWS[::-1])
     assert read(path) == ROWS + ROWS[::-1]
     assert list(read(path)[0]) == ["text", "label"]
     assert path.read_bytes().startswith(b"\x1f\x8b") == suffix.endswith(".gz")
@@ -100,7 +101,7 @@ def test_rows_of_the_same_columns_in_another_order_are_a_table(tmp_path: Path) -
         assert read(path) == [{"a": "1", "b": "2"}, {"a": "3", "b": "4"}]
 
 
-@pytest.mark.parametrize("values", [("a", 1), (1, "a"), (1, 2.5), ([1], [2.5]), (None, "a")])
+@pytest.mark.parametrize("values", [("a", 1), (1, "a"), (1, 2.5), ([1], [2.5])])
 def test_kinds_that_change_from_part_to_part_are_no_parquet(tmp_path: Path, values: tuple[Any, Any]) -> None:
     parts = [[{"a": value}] for value in values]
     with pytest.raises(UserError, match=r"a\.parquet: can't be a table: .*; name a \.jsonl file") as error:
@@ -113,6 +114,20 @@ def test_kinds_that_change_from_part_to_part_are_no_parquet(tmp_path: Path, valu
 @pytest.mark.parametrize("later", [2, None, 2.5])
 def test_a_number_or_nothing_after_a_number_is_of_its_kind(tmp_path: Path, later: Any) -> None:
     assert read(write(tmp_path / "a.parquet", [{"a": 1.5}], [{"a": later}])) == [{"a": 1.5}, {"a": later}]
+
+
+@pytest.mark.parametrize("first", ["a", 2, 2.5, [1], None])
+def test_a_column_that_begins_with_nothing_is_of_the_kind_that_follows(tmp_path: Path, first: Any) -> None:
+    parts = [[{"a": None, "b": 1}], [{"a": None, "b": 2}], [{"a": first, "b": 3}], [{"a": None, "b": 4}]]
+    assert read(write(tmp_path / "a.parquet", *parts)) == [row for rows in parts for row in rows]
+
+
+def test_a_column_of_nothing_for_long_is_of_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writers, "MOST_HELD", 2)
+    parts = [[{"a": None}], [{"a": None}], [{"a": "b"}]]
+    assert read(write(tmp_path / "a.parquet", *parts)) == [row for rows in parts for row in rows]
+    with pytest.raises(UserError, match=r"can't be a table"):
+        write(tmp_path / "b.parquet", *parts[:2], [{"a": 1}])
 
 
 def test_jsonl_takes_rows_of_any_columns(tmp_path: Path) -> None:
