@@ -136,8 +136,8 @@ def report(given: Arguments, scores: Scores, console: Console) -> None:
     for name in (TABLE, RANDOM):
         lines.append(f"| {name} | 0 | {_cell(scores[name, 0])} |{' |' * len(POINTS)}")
     about = (
-        f"Accuracy in percent on {TEST:,} test reviews after fine-tuning on {LABELS:,}: mean of {given.seeds} seeds "
-        f"(lowest to highest). Each pretraining takes {given.flops:.2g} floating-point operations."
+        f"Accuracy in percent on {TEST:,} test reviews after fine-tuning on {LABELS:,}; seeds: {given.seeds}, of "
+        f"several the mean (lowest to highest). Each pretraining takes {given.flops:.2g} floating-point operations."
     )
     write_text(given.docs / "objectives-scores.md", "\n".join([*lines, "", about]) + "\n")
     plot(given, scores)
@@ -149,7 +149,8 @@ def report(given: Arguments, scores: Scores, console: Console) -> None:
 
 
 def _cell(values: list[float]) -> str:
-    return f"{100 * statistics.mean(values):.1f} ({100 * min(values):.1f} to {100 * max(values):.1f})"
+    spread = f" ({100 * min(values):.1f} to {100 * max(values):.1f})" if len(values) > 1 else ""
+    return f"{100 * statistics.mean(values):.1f}{spread}"
 
 
 def plot(given: Arguments, scores: Scores) -> None:
