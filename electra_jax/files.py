@@ -14,6 +14,7 @@ from electra_jax.errors import UserError
 
 HELD = (errno.EACCES, errno.EAGAIN)
 """What the system says of a lock that another process has."""
+LOCK = "lock"
 
 
 def check_absent(path: Path) -> None:
@@ -51,11 +52,21 @@ def new_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def hold(file: IO[str], path: Path) -> None:
-    """Lock `file`, of the unfinished work on `path`, until it is closed or the process is gone.
+@contextmanager
+def held_folder(folder: Path, path: Path) -> Iterator[None]:
+    """Make `folder`, of the unfinished work on `path`, and hold its file LOCK for as long as the block takes.
 
-    Raises UserError where another process holds it, or has dropped it since it was opened.
+    Raises UserError where it can't be made, and where another process holds it.
     """
+    with can_be_made(path):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / LOCK).open("w")
+    with lock:
+        _hold(lock, path)
+        yield
+
+
+def _hold(file: IO[str], path: Path) -> None:
     busy = UserError(f"{path}: another process is making it; wait for its end, or choose another name")
     try:
         # Not `flock`, whose locks a killed process's forked workers would go on holding.

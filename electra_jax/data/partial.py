@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from electra_jax.errors import UserError
-from electra_jax.files import can_be_made, check_absent, hold
+from electra_jax.files import can_be_made, check_absent, held_folder
 
 
 def partial_path(path: Path) -> Path:
@@ -25,11 +25,9 @@ def partial_folder(path: Path) -> Iterator[Path]:
     """
     check_absent(path)
     partial = partial_path(path)
-    with can_be_made(path):
-        (partial / "whole").mkdir(parents=True, exist_ok=True)
-        lock = (partial / "lock").open("w")
-    with lock:
-        hold(lock, path)
+    with held_folder(partial, path):
+        with can_be_made(path):
+            (partial / "whole").mkdir(exist_ok=True)
         try:
             yield partial / "whole"
             os.replace(partial / "whole", path)  # an empty folder at `path` is replaced

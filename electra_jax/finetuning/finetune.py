@@ -15,7 +15,7 @@ from rich.console import Console
 
 from electra_jax.config import FinetuneConfig
 from electra_jax.errors import UserError
-from electra_jax.files import can_be_made, check_absent, hold, write_text
+from electra_jax.files import LOCK, check_absent, held_folder, write_text
 from electra_jax.finetuning.card import finetuned_card
 from electra_jax.finetuning.data import FinetuneData, load_data
 from electra_jax.finetuning.model import write_fine_tuned
@@ -27,7 +27,7 @@ from electra_jax.presets import read_toml, to_toml
 from electra_jax.report.progress import table
 from electra_jax.train.run import CHECKPOINTS, differences
 
-SETTINGS, SCORES, SEEDS, DATA, LOCK = "finetune.toml", "scores.json", "seeds", "data.json", "lock"
+SETTINGS, SCORES, SEEDS, DATA = "finetune.toml", "scores.json", "seeds", "data.json"
 FREE = {"out", "log_every"}
 POSITIVE = (
     "batch_size",
@@ -121,11 +121,7 @@ def _open_work(config: FinetuneConfig, data: FinetuneData) -> Iterator[Path]:
     work = config.out.with_name(config.out.name + ".partial")
     if not (work / LOCK).is_file():
         check_absent(work)
-    with can_be_made(config.out):
-        work.mkdir(parents=True, exist_ok=True)
-        lock = (work / LOCK).open("w")
-    with lock:
-        hold(lock, config.out)
+    with held_folder(work, config.out):
         _begin(work, config, {"train": data.train.fingerprint, "eval": data.eval.fingerprint})
         yield work
 
