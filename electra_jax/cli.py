@@ -163,9 +163,11 @@ def pretrain(arguments: Sequence[str], console: Console) -> None:
     prog = "electra-jax pretrain --config PRESET"
     config = tyro.cli(PretrainConfig, default=default, args=arguments, prog=prog)
 
+    from electra_jax.train.memory import keep_memory
     from electra_jax.train.pretrain import pretrain
 
     _keep_compiled()
+    keep_memory()
     try:
         pretrain(config, console)
     except KeyboardInterrupt:

@@ -29,6 +29,7 @@ from electra_jax.report.plots import save
 from electra_jax.report.sinks import read_metrics
 from electra_jax.train.cache import keep_compiled
 from electra_jax.train.flops import step_flops
+from electra_jax.train.memory import keep_memory
 
 POINTS = (1 / 4, 1 / 2, 1)
 LABELS = 1000
@@ -58,6 +59,7 @@ class Arguments:
 def main(given: Arguments) -> None:
     """Run what is missing, and write the table and the plot."""
     keep_compiled()
+    keep_memory()
     console, folder = Console(), given.folder
     folder.mkdir(parents=True, exist_ok=True)
     reviews = read_reviews()

@@ -43,6 +43,7 @@ from electra_jax.finetuning.predict import predict_labelled
 from electra_jax.hub.configs import from_hf
 from electra_jax.report.plots import save
 from electra_jax.train.cache import keep_compiled
+from electra_jax.train.memory import keep_memory
 
 PRESET = Path(__file__).parent.parent / "configs" / "reviews.toml"
 TEST, DEVELOPMENT = 3000, 500  # reviews
@@ -74,6 +75,7 @@ def main(folder: Positional[Path], docs: Path = Path("docs"), seeds: int = SEEDS
     """Run what is missing, and write the table and the plot."""
     console = Console()
     keep_compiled()
+    keep_memory()
     folder.mkdir(parents=True, exist_ok=True)
     reviews = read_reviews()
     test, development = reviews[:TEST], reviews[TEST : TEST + DEVELOPMENT]

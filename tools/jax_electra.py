@@ -40,6 +40,7 @@ from electra_jax.objectives.masking import SpecialTokens
 from electra_jax.objectives.metrics import summarize
 from electra_jax.presets import read_toml
 from electra_jax.train.cache import compile_now
+from electra_jax.train.memory import keep_memory
 from electra_jax.train.optimizer import Params
 from electra_jax.train.sharding import abstract, make_mesh, put_rows
 from electra_jax.train.step import abstract_state, graph_of, init_params, init_state, jit_step, read_tokens
@@ -146,6 +147,7 @@ def main(
 ) -> None:
     """Answer on stdout: of a contestant, or of the check, which writes `drawn`."""
     settings = read_toml(PretrainConfig, config)
+    keep_memory()  # as the command `electra-jax pretrain` does
     with jax.set_mesh(make_mesh(settings.mesh, settings.batch_size)):
         if do == "run":
             serve(lambda: Ours(settings))

@@ -39,6 +39,7 @@ from electra_jax.files import check_absent
 from electra_jax.objectives.masking import SpecialTokens
 from electra_jax.presets import load_config
 from electra_jax.train.cache import compile_now, keep_compiled
+from electra_jax.train.memory import keep_memory
 from electra_jax.train.sharding import make_mesh, put_rows
 from electra_jax.train.step import State, abstract_state, empty_batch, init_params, init_state, jit_step
 
@@ -87,6 +88,7 @@ def main(arguments: Arguments, console: Console) -> None:
     check_absent(arguments.out)
     config = settings(arguments)
     keep_compiled()
+    keep_memory()
     special = special_tokens(arguments.data)
     mesh = make_mesh(config.mesh, config.batch_size)
     compiled = compile_now(jit_step(config, special, mesh), abstract_state(config), empty_batch(config))

@@ -1,14 +1,14 @@
 """Compiling: where programs are kept, so that a command compiles each once on a machine, and what it leaves behind."""
 
-import ctypes
 import hashlib
 import os
 import platform
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import jax
+
+from electra_jax.train.memory import hand_back
 
 SETTINGS = {
     "jax_persistent_cache_min_compile_time_secs": 0.3,  # JAX's 1 s leaves the small programs of a start to be compiled
@@ -48,8 +48,7 @@ def compile_now(function: jax.stages.Wrapped, *arguments: Any) -> jax.stages.Com
     hold, as much as its step takes.
     """
     compiled = function.lower(*arguments).compile()
-    with suppress(AttributeError):  # no glibc
-        ctypes.CDLL(None).malloc_trim(0)
+    hand_back()
     return compiled
 
 

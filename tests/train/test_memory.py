@@ -1,0 +1,51 @@
+"""Memory of programs on a CPU: used again, or got anew at each call."""
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+CALLS = 4
+PAGES = 2**28 // os.sysconf("SC_PAGE_SIZE")  # of the program's intermediate result, 256 MB of float32
+PROGRAM = f"""
+import resource, jax, jax.numpy as jnp
+from electra_jax.train.memory import hand_back, keep_memory
+print(keep_memory())
+program = jax.jit(lambda x: jnp.cumsum(jnp.sort(jnp.outer(x, x), axis=0), axis=1)[::64, ::64].sum())
+x = jnp.linspace(0, 1, 8192, dtype=jnp.float32)
+calls = [program(x) for _ in range(3)]
+jax.block_until_ready(calls)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+calls = [program(x) for _ in range({CALLS})]
+jax.block_until_ready(calls)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+hand_back()
+"""
+
+
+def faults(**variables: str) -> tuple[bool, float]:
+    """Whether memory is kept, and how much of the result's pages each call had to get from the system."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""} | variables,
+    )
+    kept, pages = done.stdout.split()
+    return kept == "True", int(pages) / CALLS / PAGES
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc alone")
+def test_memory_is_used_again() -> None:
+    kept, share = faults()
+    assert kept
+    assert share < 0.05
+
+
+def test_nothing_is_changed_where_the_user_says_how_programs_start() -> None:
+    kept, share = faults(JAX_CPU_ENABLE_ASYNC_DISPATCH="true", GLIBC_TUNABLES="glibc.malloc.hugetlb=0")
+    assert not kept
+    assert share > 0.9
