@@ -167,7 +167,8 @@ def pretrain(arguments: Sequence[str], console: Console) -> None:
     from electra_jax.train.pretrain import pretrain
 
     _keep_compiled()
-    keep_memory()
+    if not (config.distributed.cluster or config.distributed.coordinator):
+        keep_memory()  # of several, one that waits for a lost process must hear of it, and so not wait within a step
     try:
         pretrain(config, console)
     except KeyboardInterrupt:

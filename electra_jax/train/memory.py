@@ -17,8 +17,8 @@ def keep_memory() -> bool:
     Here glibc keeps what it got, and JAX starts a program when the one before it has ended: started ahead, each would
     hold memory of its own.
 
-    To be called before JAX has found its devices; `electra-jax pretrain` does, importing the package doesn't. Nothing
-    is changed where JAX_CPU_ENABLE_ASYNC_DISPATCH is set, or where there is no glibc.
+    To be called before JAX has found its devices; `electra-jax pretrain` of one process does, importing the package
+    doesn't. Nothing is changed where JAX_CPU_ENABLE_ASYNC_DISPATCH is set, or where there is no glibc.
     """
     if "JAX_CPU_ENABLE_ASYNC_DISPATCH" in os.environ:
         return False
