@@ -165,9 +165,10 @@ def pretrain(arguments: Sequence[str], console: Console) -> None:
 
     from electra_jax.train.memory import keep_memory
     from electra_jax.train.pretrain import pretrain
+    from electra_jax.train.processes import names_others
 
     _keep_compiled()
-    if not (config.distributed.cluster or config.distributed.coordinator):
+    if not names_others(config.distributed):
         keep_memory()  # of several, one that waits for a lost process must hear of it, and so not wait within a step
     try:
         pretrain(config, console)

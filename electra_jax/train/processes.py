@@ -18,10 +18,15 @@ from electra_jax.errors import UserError, first_line
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
+def names_others(config: DistributedConfig) -> bool:
+    """Whether the settings name other processes to train with."""
+    return config.cluster or any(value is not None for value in (config.coordinator, config.processes, config.process))
+
+
 def join(config: DistributedConfig) -> None:
     """Meet the other processes, before JAX is used for anything else; nothing where the settings name none."""
     named = (config.coordinator, config.processes, config.process)
-    if jax.distributed.is_initialized() or not (config.cluster or any(value is not None for value in named)):
+    if jax.distributed.is_initialized() or not names_others(config):
         return
     if not config.cluster and any(value is None for value in named):
         raise UserError("distributed: coordinator, processes and process go together; or give cluster alone")

@@ -11,7 +11,7 @@ CALLS = 4
 PAGES = 2**28 // os.sysconf("SC_PAGE_SIZE")  # of the program's intermediate result, 256 MB of float32
 PROGRAM = f"""
 import resource, jax, jax.numpy as jnp
-from electra_jax.train.memory import hand_back, keep_memory
+from electra_jax.train.memory import keep_memory
 print(keep_memory())
 program = jax.jit(lambda x: jnp.cumsum(jnp.sort(jnp.outer(x, x), axis=0), axis=1)[::64, ::64].sum())
 x = jnp.linspace(0, 1, 8192, dtype=jnp.float32)
@@ -21,7 +21,6 @@ before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 calls = [program(x) for _ in range({CALLS})]
 jax.block_until_ready(calls)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-hand_back()
 """
 
 
