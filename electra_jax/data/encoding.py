@@ -4,7 +4,8 @@ import functools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -56,27 +57,38 @@ class Encoder:
         """The types of the columns that are written."""
         return row_features(self.length, self.dtype, self.pack)
 
-    def __call__(self, texts: Sequence[str], split: str, first: int) -> pa.Table:
+    def tokenize(self, texts: Sequence[str]) -> "Tokens":
+        """The tokens of some documents, whose sentences are separated by newlines."""
+        documents = [text.split("\n") for text in texts]
+        ids, counts = _encode(self.backend, [sentence for document in documents for sentence in document], self.dtype)
+        sentences = iter(counts)
+        return Tokens(ids, [list(islice(sentences, len(document))) for document in documents])
+
+    def rows(self, tokens: "Tokens", split: str, first: int) -> pa.Table:
         """The rows of some documents as columns input_ids, length and first_length, see `Rows`.
 
         The documents are numbers `first`, `first + 1`, ... of their split. A document's random draws depend on seed,
         split and number alone.
         """
-        documents = [text.split("\n") for text in texts]
-        sentences = [sentence for document in documents for sentence in document]
-        tokens, counts = _encode(self.backend, sentences, self.dtype)
         ids, bounds = [], []
-        sentence = token = 0
-        for number, document in enumerate(documents, start=first):
-            lengths = counts[sentence : sentence + len(document)]
-            sentence += len(document)
+        start = 0
+        for number, lengths in enumerate(tokens.lengths, start=first):
             rng = random.Random(f"{self.seed}/{split}/{number}")
             rows = list(build_rows(lengths, self.length, rng, self.single_segment_prob, self.short_row_prob))
-            stop = token + sum(lengths)
-            ids.append(_fill(tokens[token:stop], rows, self.length, self.special_ids))
-            token = stop
+            stop = start + sum(lengths)
+            ids.append(_fill(tokens.ids[start:stop], rows, self.length, self.special_ids))
+            start = stop
             bounds.extend(rows)
         return _table(np.concatenate(ids), bounds)
+
+
+class Tokens(NamedTuple):
+    """Some documents."""
+
+    ids: np.ndarray
+    """Of all sentences, one after the other."""
+    lengths: list[list[int]]
+    """Tokens of each sentence of each document."""
 
 
 def _encode(backend: str, sentences: Sequence[str], dtype: str) -> tuple[np.ndarray, list[int]]:

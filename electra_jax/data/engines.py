@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from electra_jax.config import PrepareConfig
+from electra_jax.data.ahead import one_ahead
 from electra_jax.data.encoding import Encoder
 from electra_jax.data.shards import TextShard, write_shard
 from electra_jax.errors import UserError, first_line
@@ -43,7 +44,7 @@ def write_shards(work: Iterable[Work], encoder: Encoder, config: PrepareConfig) 
     elif config.workers > 1:
         _write_by_processes(work, encoder, config.workers)
     else:
-        for shard, file in work:
+        for shard, file in one_ahead(work):
             write_shard(shard, encoder, file)
 
 

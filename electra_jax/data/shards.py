@@ -15,6 +15,7 @@ import tokenizers
 from datasets import Dataset
 
 import electra_jax
+from electra_jax.data.ahead import one_ahead
 from electra_jax.data.encoding import Encoder
 from electra_jax.data.packing import pack
 from electra_jax.data.rows import ROWS_IN_CHUNK
@@ -105,8 +106,10 @@ def join_shards(folder: Path, names: list[str], encoder: Encoder) -> Dataset:
 
 
 def _encoded(shard: TextShard, encoder: Encoder) -> Iterator[pa.Table]:
-    for start in range(0, len(shard.texts), DOCUMENTS_AT_ONCE):
-        yield encoder(shard.texts[start : start + DOCUMENTS_AT_ONCE], shard.split, shard.first + start)
+    starts = range(0, len(shard.texts), DOCUMENTS_AT_ONCE)
+    tokens = (encoder.tokenize(shard.texts[start : start + DOCUMENTS_AT_ONCE]) for start in starts)
+    for start, some in zip(starts, one_ahead(tokens), strict=True):
+        yield encoder.rows(some, shard.split, shard.first + start)
 
 
 def _batches(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
