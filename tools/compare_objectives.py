@@ -9,9 +9,11 @@ alone, and the paper's share of masks and weights), for as many steps as FLOPS p
 labelled reviews, as tools/compare_pretraining.py does, and draws accuracy on the test reviews against FLOPs, with a
 table; beside them stand random weights, and random weights with the word table that all start from. --arms fields does
 the same for `electra` with other masks, weights and generators. What is done is not done again, so the command
-goes on where it was stopped, and with more --flops in another folder it starts anew.
+goes on where it was stopped; scores of DOCS/ARMS-scores.json count as done, of whichever folder they were. With other
+--flops, and another folder, it starts anew.
 """
 
+import json
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,7 +23,7 @@ from typing import Any, Literal
 import tyro
 from compare_pretraining import DEVELOPMENT, PRESET, TEST, Recipe, make_rows, tune
 from matplotlib.figure import Figure
-from reviews import read_reviews, write_csv
+from reviews import Review, read_reviews, write_csv
 from rich.console import Console
 from tyro.conf import Positional
 
@@ -29,7 +31,6 @@ from electra_jax import ObjectiveConfig, PretrainConfig, export, load_config, pr
 from electra_jax.config import TowerConfig
 from electra_jax.files import write_text
 from electra_jax.report.plots import save
-from electra_jax.report.sinks import read_metrics
 from electra_jax.train.cache import keep_compiled
 from electra_jax.train.flops import step_flops
 from electra_jax.train.memory import keep_memory
@@ -41,9 +42,10 @@ GENERATOR = TowerConfig(num_hidden_layers=2, hidden_size=64, num_attention_heads
 PAPER = {"electra": 85.0, "all-tokens-mlm": 84.3, "replace-mlm": 82.4, "electra-15": 82.4, "mlm": 82.2}
 """GLUE development score at base size, [P] section 3.5."""
 RANDOM, TABLE = "random weights", "the word table alone"
+START_RECIPES = {TABLE: RECIPE, RANDOM: replace(RECIPE, layer_decay=1.0)}
 
-Scores = dict[tuple[str, float], list[float]]
-"""Test accuracy of each seed, by arm and share of the FLOPs."""
+Scores = dict[str, dict[int, dict[float, float]]]
+"""Test accuracy by arm, seed and share of the FLOPs."""
 Change = Callable[[PretrainConfig], PretrainConfig]
 
 
@@ -105,19 +107,50 @@ def main(given: Arguments) -> None:
         write_csv(some, folder / f"{name}.csv")
     training = reviews[TEST + DEVELOPMENT :]
     make_rows(folder, training, config_of("electra", 0, given))
-    scores: Scores = {(name, point): [] for name in ARMS[given.arms] for point in POINTS}
-    scores |= {(RANDOM, 0): [], (TABLE, 0): []}
+    scores = read_scores(given)
     for seed in given.seeds:
-        for name in ARMS[given.arms]:
-            config = config_of(name, seed, given)
-            for point, model in pretrained(config, console).items():
-                arm = f"{config.out.name}-{point:g}"
-                scores[name, point].append(tune(folder, arm, model, RECIPE, training, LABELS, seed, console)["test"])
-        for arm, start in untrained(config_of("electra", seed, given), console).items():
-            recipe = RECIPE if arm == TABLE else replace(RECIPE, layer_decay=1.0)
-            name = f"untrained-{start.name}"
-            scores[arm, 0].append(tune(folder, name, start, recipe, training, LABELS, seed, console)["test"])
+        for name, by_seed in scores.items():
+            if seed not in by_seed:
+                by_seed[seed] = measure(name, seed, given, training, console)
+                write_scores(given, scores)
     report(given, scores, console)
+
+
+def measure(name: str, seed: int, given: Arguments, training: list[Review], console: Console) -> dict[float, float]:
+    """Accuracy on the test reviews, after each share of the FLOPs."""
+    if name in ARMS[given.arms]:
+        config, recipe = config_of(name, seed, given), RECIPE
+        models = pretrained(config, console)
+    else:
+        config, recipe = start_of(name, seed, given), START_RECIPES[name]
+        models = {0.0: untrained(config, console)}
+    return {
+        point: tune(given.folder, f"{config.out.name}-{point:g}", model, recipe, training, LABELS, seed, console)[
+            "test"
+        ]
+        for point, model in models.items()
+    }
+
+
+def read_scores(given: Arguments) -> Scores:
+    """What DOCS/ARMS-scores.json holds of runs of as many operations."""
+    file = given.docs / f"{given.arms}-scores.json"
+    found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    kept = found["scores"] if found.get("flops") == given.flops else {}
+
+    def of(name: str) -> dict[int, dict[float, float]]:
+        return {
+            int(seed): {float(point): score for point, score in points.items()}
+            for seed, points in kept.get(name, {}).items()
+        }
+
+    return {name: of(name) for name in (*ARMS[given.arms], *START_RECIPES)}
+
+
+def write_scores(given: Arguments, scores: Scores) -> None:
+    """The file that `read_scores` reads."""
+    content = json.dumps({"flops": given.flops, "scores": scores}, indent=1)
+    write_text(given.docs / f"{given.arms}-scores.json", content + "\n")
 
 
 def config_of(name: str, seed: int, given: Arguments) -> PretrainConfig:
@@ -151,18 +184,22 @@ def pretrained(config: PretrainConfig, console: Console) -> dict[float, Path]:
     return models
 
 
-def untrained(config: PretrainConfig, console: Console) -> dict[str, Path]:
-    """What the runs start from: as it is, and with a word table of random weights too."""
-    still, folder = replace(config.optimizer, learning_rate=0.0, warmup_steps=0), config.out.parent.parent
-    models = {}
-    for arm, word_start in ((TABLE, config.word_start), (RANDOM, "random")):
-        name = f"start-{word_start}-{config.seed}"
-        run = replace(config, out=config.out.with_name(name), optimizer=still, word_start=word_start, steps=1)
-        pretrain(run, console)
-        if not (folder / "exports" / name).exists():
-            export(run.out, folder / "exports" / name)
-        models[arm] = folder / "exports" / name / "discriminator"
-    return models
+def start_of(name: str, seed: int, given: Arguments) -> PretrainConfig:
+    """What the runs start from, as a run that learns nothing; or the same with a word table of random weights."""
+    config = config_of("electra", seed, given)
+    still = replace(config.optimizer, learning_rate=0.0, warmup_steps=0)
+    word_start = "random" if name == RANDOM else config.word_start
+    out = config.out.with_name(f"start-{word_start}-{seed}")
+    return replace(config, out=out, optimizer=still, word_start=word_start, steps=1)
+
+
+def untrained(config: PretrainConfig, console: Console) -> Path:
+    """The folder of its discriminator."""
+    pretrain(config, console)
+    out = config.out.parent.parent / "exports" / config.out.name
+    if not out.exists():
+        export(config.out, out)
+    return out / "discriminator"
 
 
 def report(given: Arguments, scores: Scores, console: Console) -> None:
@@ -170,12 +207,12 @@ def report(given: Arguments, scores: Scores, console: Console) -> None:
     shares = [f"{point:g} of the FLOPs" for point in POINTS]
     lines = [f"| run | steps | {' | '.join(shares)} | paper, GLUE |", f"|{' --- |' * (len(POINTS) + 3)}"]
     for name in ARMS[given.arms]:
-        cells = [_cell(scores[name, point]) for point in POINTS]
+        cells = [_cell(of_seeds(given, scores, name, point)) for point in POINTS]
         steps = config_of(name, 0, given).steps
         paper = PAPER.get(name, "") if given.arms == "objectives" else ""
         lines.append(f"| {name} | {steps:,} | {' | '.join(cells)} | {paper} |")
-    for name in (TABLE, RANDOM):
-        lines.append(f"| {name} | 0 | {_cell(scores[name, 0])} |{' |' * len(POINTS)}")
+    for name in START_RECIPES:
+        lines.append(f"| {name} | 0 | {_cell(of_seeds(given, scores, name, 0))} |{' |' * len(POINTS)}")
     about = (
         f"Accuracy in percent on {TEST:,} test reviews after fine-tuning on {LABELS:,}; seeds: {len(given.seeds)}, of "
         f"several the mean (lowest to highest). Each pretraining takes {given.flops:.2g} floating-point operations."
@@ -183,10 +220,11 @@ def report(given: Arguments, scores: Scores, console: Console) -> None:
     write_text(given.docs / f"{given.arms}-scores.md", "\n".join([*lines, "", about]) + "\n")
     plot(given, scores)
     console.print("\n".join([*lines, about]), highlight=False, soft_wrap=True)
-    for name in ARMS[given.arms]:
-        config = config_of(name, given.seeds[0], given)
-        last = [record for record in read_metrics(config.out / "metrics.jsonl") if record["kind"] == "eval"][-1]
-        console.print(name, {key: round(value, 3) for key, value in last.items() if isinstance(value, float)})
+
+
+def of_seeds(given: Arguments, scores: Scores, name: str, point: float) -> list[float]:
+    """Accuracy of each of the seeds."""
+    return [scores[name][seed][point] for seed in given.seeds]
 
 
 def _cell(values: list[float]) -> str:
@@ -199,7 +237,7 @@ def plot(given: Arguments, scores: Scores) -> None:
     figure = Figure(figsize=(7.5, 4.5), layout="constrained")
     axes = figure.subplots()
     for i, name in enumerate(ARMS[given.arms]):
-        values = [[100 * score for score in scores[name, point]] for point in POINTS]
+        values = [[100 * score for score in of_seeds(given, scores, name, point)] for point in POINTS]
         means = [statistics.mean(some) for some in values]
         below = [mean - min(some) for mean, some in zip(means, values, strict=True)]
         above = [max(some) - mean for mean, some in zip(means, values, strict=True)]
@@ -207,7 +245,7 @@ def plot(given: Arguments, scores: Scores) -> None:
         at = [given.flops * point * spread for point in POINTS]
         axes.errorbar(at, means, (below, above), marker="os^vDP"[i % 6], capsize=3, label=name)
     for name, line in ((TABLE, "--"), (RANDOM, ":")):
-        axes.axhline(100 * statistics.mean(scores[name, 0]), color="grey", linestyle=line, label=name)
+        axes.axhline(100 * statistics.mean(of_seeds(given, scores, name, 0)), color="grey", linestyle=line, label=name)
     axes.set(xscale="log", xlabel="floating-point operations of pretraining", ylabel="accuracy on test reviews, %")
     axes.set_xticks([given.flops * point for point in POINTS], [f"{given.flops * point:.2g}" for point in POINTS])
     axes.minorticks_off()
