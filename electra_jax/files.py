@@ -62,11 +62,18 @@ def held_folder(folder: Path, path: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / LOCK).open("w")
     with lock:
-        _hold(lock, path)
+        try:
+            hold(lock, path)
+        except OSError as error:
+            raise UserError(f"{path}: its file system has no locks ({error.strerror}); choose another place") from error
         yield
 
 
-def _hold(file: IO[str], path: Path) -> None:
+def hold(file: IO[str], path: Path) -> None:
+    """Lock an open file, until it is closed, for this process to work on `path`.
+
+    Raises UserError where another process holds it, and OSError where its file system has no locks.
+    """
     busy = UserError(f"{path}: another process is making it; wait for its end, or choose another name")
     try:
         # Not `flock`, whose locks a killed process's forked workers would go on holding.
@@ -74,7 +81,7 @@ def _hold(file: IO[str], path: Path) -> None:
     except OSError as error:
         if error.errno in HELD:
             raise busy from None
-        raise UserError(f"{path}: its file system has no locks ({error.strerror}); choose another place") from error
+        raise
     if not (os.path.exists(file.name) and os.path.samestat(os.fstat(file.fileno()), os.stat(file.name))):
         raise busy  # the other process moved or discarded the file between its opening and its locking
 

@@ -135,6 +135,18 @@ def environment(devices: int = 1) -> dict[str, str]:
     }
 
 
+@contextmanager
+def held(file: Path) -> Iterator[None]:
+    """Another process holds a lock meanwhile."""
+    code = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
+    command = [sys.executable, "-c", code, str(file)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield
+        process.communicate(b"\n")
+
+
 def complaint(command: str, error: str) -> str:
     """What the only line on stderr says after the command's name."""
     assert error.count("\n") == 1, error

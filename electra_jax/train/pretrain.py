@@ -76,9 +76,12 @@ def _pretrain(config: PretrainConfig, console: Console) -> dict[str, float]:
     check_mesh(config, mesh)
     rows = open_rows(config.data, "train"), open_rows(config.data, "eval")
     weights = {} if has_checkpoint(config.out) else _initial_weights(config, manifest, rows[0])
-    open_run(config, manifests)
-    kept = Checkpoints(config.out / CHECKPOINTS, config.checkpoints_kept, config.keep_best)
-    with jax.set_mesh(mesh), kept as checkpoints, Stop(config.max_time) as stop:
+    with (
+        open_run(config, manifests),
+        jax.set_mesh(mesh),
+        Checkpoints(config.out / CHECKPOINTS, config.checkpoints_kept, config.keep_best) as checkpoints,
+        Stop(config.max_time) as stop,
+    ):
         trainer = Trainer(config, manifest, rows, mesh, checkpoints, stop, console)
         return trainer.run(weights)
 

@@ -7,19 +7,21 @@ checkpoints/    by orbax, one folder a step
 metrics.jsonl   a line a record
 histogram.json  what the discriminator said of the held-out tokens at the newest evaluation
 tensorboard/    the same as event files
+lock            held by the process that trains
 """
 
 import dataclasses
 import shutil
 import tomllib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from electra_jax.config import ModelConfig, ObjectiveConfig, PretrainConfig
 from electra_jax.data.manifest import Manifest, read_manifests, write_manifests
 from electra_jax.errors import UserError
-from electra_jax.files import check_absent, new_folder, write_text
+from electra_jax.files import LOCK, check_absent, hold, new_folder, write_text
 from electra_jax.presets import parse, to_toml
 from electra_jax.train.checkpoint import Checkpoints
 from electra_jax.train.optimizer import Params
@@ -33,21 +35,29 @@ FREE |= {"checkpoint_every", "checkpoints_kept", "compute", "mesh", "accumulate"
 FREE |= {"keep_best", "max_time", "distributed"}
 
 
-def open_run(config: PretrainConfig, manifests: Sequence[Manifest]) -> None:
-    """Make the folder `config.out`, or check that the run which it holds is this one.
+@contextmanager
+def open_run(config: PretrainConfig, manifests: Sequence[Manifest]) -> Iterator[None]:
+    """Make the folder `config.out`, or check that the run which it holds is this one; no other trains in it meanwhile.
 
-    Raises UserError where the folder holds something else, or a run of other settings or data.
+    Raises UserError where the folder holds something else, or a run of other settings or data, or one that another
+    process trains (where the file system has locks).
     """
     if is_run(config.out):
         _check_same(config, manifests)
+    else:
+        check_absent(config.out)
+        wait_for_all("the folder is asked for")  # by all, before one makes it
         if is_first():
-            write_text(config.out / CONFIG, to_toml(config))
+            _make(config, manifests)
+        wait_for_all("the folder is made")
+    if not is_first():
+        yield
         return
-    check_absent(config.out)
-    wait_for_all("the folder is asked for")  # by all, before one makes it
-    if is_first():
-        _make(config, manifests)
-    wait_for_all("the folder is made")
+    with (config.out / LOCK).open("w") as lock:
+        with suppress(OSError):  # without locks
+            hold(lock, config.out)
+        write_text(config.out / CONFIG, to_toml(config))
+        yield
 
 
 def _make(config: PretrainConfig, manifests: Sequence[Manifest]) -> None:

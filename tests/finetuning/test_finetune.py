@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -174,26 +172,12 @@ def test_a_run_that_began_otherwise_is_left_alone(stopped: FinetuneConfig, tmp_p
     assert micro.files(tmp_path) == before
 
 
-HOLDING = """
-import fcntl, sys
-with open(sys.argv[1], "w") as file:
-    fcntl.lockf(file, fcntl.LOCK_EX)
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
-
 def test_one_process_at_a_time(stopped: FinetuneConfig, tmp_path: Path) -> None:
-    lock = str(tmp_path / "out.partial" / "lock")
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLDING, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdout.readline()
-        with pytest.raises(UserError, match=r"out: another process is making it; wait for its end") as error:
-            finetune(stopped)
-        process.stdin.close()
+    with (
+        micro.held(tmp_path / "out.partial" / "lock"),
+        pytest.raises(UserError, match=r"out: another process is making it; wait for its end") as error,
+    ):
+        finetune(stopped)
     assert "\n" not in str(error.value)
 
 

@@ -212,6 +212,18 @@ def test_a_second_call_changes_nothing(finished: PretrainConfig, tmp_path: Path)
     assert figures["kind"] == "eval"
 
 
+def test_one_process_at_a_time(killed: PretrainConfig, tmp_path: Path) -> None:
+    config = copy_of(killed, tmp_path)
+    before = micro.files(config.out)
+    with (
+        micro.held(config.out / "lock"),
+        pytest.raises(UserError, match=r"another process is making it; wait for its end") as error,
+    ):
+        pretrain(replace(config, log_every=7))
+    assert "\n" not in str(error.value)
+    assert micro.files(config.out) == before
+
+
 def test_layers_may_be_unrolled_from_a_checkpoint_on(
     finished: PretrainConfig, killed: PretrainConfig, tmp_path: Path
 ) -> None:
