@@ -84,8 +84,12 @@ def make_runs(given: Arguments) -> dict[str, PretrainConfig]:
     healthy = settings(given, "healthy", given.steps)
     optimizer, model = healthy.optimizer, healthy.model
     loud = replace(optimizer, learning_rate=LOUD * optimizer.learning_rate)
-    first = first_stage(given)
-    strong = replace(healthy, model=replace(model, tie="none", generator=model.discriminator), init_from=first.out)
+    strong = replace(
+        healthy,
+        model=replace(model, tie="none", generator=model.discriminator),
+        init_from=first_stage(given).out,
+        word_start="random",  # the table is that of init_from
+    )
     return {
         "healthy": healthy,
         "strong generator": replace(strong, out=given.folder / "strong"),

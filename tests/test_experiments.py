@@ -1,0 +1,42 @@
+"""The settings of the experiments in tools/, which take hours: that each is one which a run can have."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from electra_jax.data.manifest import Manifest, SplitManifest
+from electra_jax.objectives.registry import OBJECTIVES, Objective
+from electra_jax.train.check import check
+
+sys.path.append(str(Path(__file__).parent.parent / "tools"))
+import sick_runs
+from compare_objectives import ARMS, Arguments, config_of
+
+ROWS = SplitManifest(10_000, 10_000, 900_000, 880_000, 0, 0.06, "0")
+MANIFEST = Manifest(
+    sources=("reviews.txt",),
+    tokenizer_hash="0",
+    vocab_size=16_000,
+    pad_id=0,
+    unk_id=1,
+    cls_id=2,
+    sep_id=3,
+    mask_id=4,
+    length=96,
+    seed=0,
+    train=ROWS,
+    eval=ROWS,
+)
+
+
+@pytest.mark.parametrize(("arms", "name"), [(arms, name) for arms, some in ARMS.items() for name in some])
+def test_an_arm_is_a_run(arms: str, name: str, tmp_path: Path) -> None:
+    check(config_of(name, 0, Arguments(tmp_path, arms=arms)), [MANIFEST])
+
+
+def test_sick_runs_are_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(OBJECTIVES, "leaking", Objective(sick_runs.leaking))
+    given = sick_runs.Arguments(tmp_path)
+    for config in (sick_runs.first_stage(given), *sick_runs.make_runs(given).values()):
+        check(config, [MANIFEST])
