@@ -3,11 +3,12 @@
 import os
 import select
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -168,6 +169,7 @@ def pretrain(arguments: Sequence[str], console: Console) -> None:
     from electra_jax.train.processes import names_others
 
     _keep_compiled()
+    _hush_threads()
     if not names_others(config.distributed):
         keep_memory()  # of several, one that waits for a lost process must hear of it, and so not wait within a step
     try:
@@ -295,6 +297,18 @@ def _keep_compiled() -> None:
     keep_compiled()
 
 
+def _hush_threads() -> None:
+    """Leave out the tracebacks that orbax and tensorstore write of a failed save, which `pretrain` tells in a line."""
+    from absl import logging
+
+    def hook(raised: Any) -> None:
+        if threading.current_thread() is threading.main_thread():
+            sys.__unraisablehook__(raised)
+
+    logging.set_verbosity(logging.FATAL)
+    sys.unraisablehook = hook
+
+
 def _print_skipped(console: Console, skipped: Sequence[str]) -> None:
     for line in skipped:
         console.print(f"left out: {line}", soft_wrap=True, highlight=False)
@@ -328,7 +342,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         COMMANDS[name](rest[:-1], console)
     except UserError as error:
         print(f"electra-jax {name}: {error}", file=sys.stderr, flush=True)
-        if isinstance(error, RunError):  # everything is closed, but threads of a failed save still write tracebacks
+        if isinstance(error, RunError):  # everything is closed, but threads of a failed save may wait for others
             os._exit(error.status)
         sys.exit(error.status)
     except KeyboardInterrupt:

@@ -132,5 +132,6 @@ def test_a_full_disk_loses_no_earlier_checkpoint(rows: Path, tmp_path: Path) -> 
     written = process.communicate(timeout=120)[1]
     assert process.returncode == 1
     assert "can't be saved" in written.splitlines()[-1], written
+    assert "Traceback" not in written
     step, _ = restore_params(config.out)
     assert step == saved_steps(config.out)[-1]
