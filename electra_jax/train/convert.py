@@ -4,20 +4,21 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tomli_w
 from rich.console import Console
 from transformers import PreTrainedTokenizerFast
 
-from electra_jax.config import ModelConfig, TensorflowConfig
+from electra_jax.config import ModelConfig, ObjectiveConfig, TensorflowConfig
 from electra_jax.data.manifest import read_manifests
 from electra_jax.data.tokenizer import load_tokenizer, load_vocabulary, save_tokenizer
 from electra_jax.errors import UserError
 from electra_jax.files import check_absent, new_folder, write_text
 from electra_jax.hub.card import model_card
 from electra_jax.hub.configs import pair_config
+from electra_jax.hub.configs import read_objective as pretraining_objective
 from electra_jax.hub.folders import read_model as read_folder
 from electra_jax.hub.folders import write_model
 from electra_jax.hub.names import Kind, flat
@@ -39,8 +40,15 @@ from electra_jax.train.run import (
 )
 
 KINDS: tuple[Kind, ...] = ("discriminator", "generator")
-Imported = tuple[ModelConfig, Params, PreTrainedTokenizerFast | None]
-"""The pair, or the discriminator alone, and its tokenizer, where it has one."""
+
+
+class Imported(NamedTuple):
+    """The pair, or the discriminator alone, and what is known of it."""
+
+    model: ModelConfig
+    params: Params
+    tokenizer: PreTrainedTokenizerFast | None
+    objective: str = ObjectiveConfig.name
 
 
 def export(run: Path, out: Path, step: int | None = None) -> list[Path]:
@@ -85,18 +93,18 @@ def import_pretrained(
     if checkpoint is not None:
         if generator is not None:
             raise UserError(f"{generator}: {checkpoint} is a checkpoint with both towers; leave --generator out")
-        model, pair, tokenizer = _read_checkpoint(checkpoint, tensorflow, console or Console(stderr=True))
+        imported = _read_checkpoint(checkpoint, tensorflow, console or Console(stderr=True))
     else:
         if tensorflow != TensorflowConfig():
             raise UserError(f"{discriminator}: is no TensorFlow checkpoint; leave the --tensorflow options out")
-        model, pair, tokenizer = _read_folders(discriminator, generator)
+        imported = _read_folders(discriminator, generator)
     with new_folder(out) as scratch:
-        write_text(scratch / CONFIG, _model_table(model, pair))
-        if tokenizer is not None:  # in the form that every version of transformers reads
+        write_text(scratch / CONFIG, _settings(imported))
+        if imported.tokenizer is not None:  # in the form that every version of transformers reads
             (scratch / TOKENIZER).mkdir()
-            save_tokenizer(tokenizer, scratch / TOKENIZER)
+            save_tokenizer(imported.tokenizer, scratch / TOKENIZER)
         with Checkpoints(scratch / CHECKPOINTS) as checkpoints:
-            checkpoints.save(0, {"step": np.zeros((), np.int32), "params": pair})
+            checkpoints.save(0, {"step": np.zeros((), np.int32), "params": imported.params})
     return out
 
 
@@ -110,9 +118,9 @@ def _read_folders(discriminator: str | Path, generator: str | Path | None) -> Im
         model = pair_config(config, generator_config)
         _check_shared(pair["embeddings"], generator_params.pop("embeddings"), discriminator, generator)
         pair["generator"] = generator_params
-    if not any((source / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
-        return model, pair, None
-    return model, pair, _fitting(load_tokenizer(source), model, source)
+    has_tokenizer = any((source / name).is_file() for name in ("tokenizer.json", "vocab.txt"))
+    tokenizer = _fitting(load_tokenizer(source), model, source) if has_tokenizer else None
+    return Imported(model, pair, tokenizer, pretraining_objective(source) or ObjectiveConfig.name)
 
 
 def _read_checkpoint(checkpoint: Path, settings: TensorflowConfig, console: Console) -> Imported:
@@ -122,10 +130,10 @@ def _read_checkpoint(checkpoint: Path, settings: TensorflowConfig, console: Cons
     vocabulary = settings.vocab or find_vocabulary(checkpoint)
     if vocabulary is None:
         console.print(f"{checkpoint}: no vocab.txt is beside it; imported without a tokenizer", soft_wrap=True)
-        return model, pair, None
+        return Imported(model, pair, None)
     length = model.max_position_embeddings
     tokenizer = load_vocabulary(vocabulary, settings.lowercase, settings.strip_accents, length)
-    return model, pair, _fitting(tokenizer, model, vocabulary)
+    return Imported(model, pair, _fitting(tokenizer, model, vocabulary))
 
 
 def _story(run: Path, step: int) -> dict[str, Any]:
@@ -152,13 +160,13 @@ def _figures(record: Mapping[str, Any]) -> dict[str, float]:
     return {name: value for name, value in record.items() if name != "kind"}
 
 
-def _model_table(model: ModelConfig, params: Params) -> str:
-    """config.toml of imported weights: the shapes of the towers that there are."""
-    table = asdict(model)
+def _settings(imported: Imported) -> str:
+    """config.toml of imported weights: the shapes of the towers that there are, and what they learned."""
+    table = asdict(imported.model)
     for kind in KINDS:
-        if kind not in params:
+        if kind not in imported.params:
             del table[kind]
-    return tomli_w.dumps({"model": table})
+    return tomli_w.dumps({"model": table, "objective": {"name": imported.objective}})
 
 
 def _fitting(tokenizer: PreTrainedTokenizerFast, model: ModelConfig, source: Path) -> PreTrainedTokenizerFast:

@@ -20,7 +20,7 @@ from electra_jax.finetuning.start import load_start
 from electra_jax.hub.names import flat
 from electra_jax.model import Tokens
 from electra_jax.objectives.registry import OBJECTIVES
-from electra_jax.train.convert import export
+from electra_jax.train.convert import export, import_pretrained
 from electra_jax.train.flops import step_flops
 from electra_jax.train.pretrain import pretrain
 from electra_jax.train.run import restore_params
@@ -83,6 +83,15 @@ def test_a_run_learns_and_transformers_loads_what_it_kept(finished: PretrainConf
             np.testing.assert_allclose(theirs, expected, atol=1e-5)
     _, body, _ = load_start(str(next(iter(folders.values()))))  # fine-tuning starts from it
     assert micro.equal_bits(flat(jax.device_get(body)), flat(jax.device_get(load_start(str(config.out))[1])))
+
+
+def test_an_import_keeps_the_name_of_what_was_learnt(finished: PretrainConfig, tmp_path: Path) -> None:
+    config = replace(with_objective(finished, tmp_path / "run", "electra-15"), steps=1, eval_every=1)
+    pretrain(config)
+    discriminator, _ = export(config.out, tmp_path / "exported")
+    imported = import_pretrained(discriminator, tmp_path / "imported")
+    for folder in (discriminator, *export(imported, tmp_path / "again")):
+        assert AutoConfig.from_pretrained(folder).pretraining_objective == "electra-15"
 
 
 @pytest.mark.parametrize("tie", ["none", "gdes"])
