@@ -301,9 +301,11 @@ def _hush_threads() -> None:
     """Leave out the tracebacks that orbax and tensorstore write of a failed save, which `pretrain` tells in a line."""
     from absl import logging
 
+    before = sys.unraisablehook
+
     def hook(raised: Any) -> None:
         if threading.current_thread() is threading.main_thread():
-            sys.__unraisablehook__(raised)
+            before(raised)
 
     logging.set_verbosity(logging.FATAL)
     sys.unraisablehook = hook
@@ -342,7 +344,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         COMMANDS[name](rest[:-1], console)
     except UserError as error:
         print(f"electra-jax {name}: {error}", file=sys.stderr, flush=True)
-        if isinstance(error, RunError):  # everything is closed, but threads of a failed save may wait for others
+        if isinstance(error, RunError):  # everything is closed, but threads of a failed save write tracebacks at exit
             os._exit(error.status)
         sys.exit(error.status)
     except KeyboardInterrupt:
