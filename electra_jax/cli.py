@@ -252,7 +252,7 @@ def evaluate(arguments: Sequence[str], console: Console) -> None:
     """Score a fine-tuned model on labelled examples."""
     given = tyro.cli(EvaluateArguments, args=arguments, prog="electra-jax evaluate")
 
-    from electra_jax.finetuning.evaluate import evaluate
+    from electra_jax.finetuning.evaluate import FILES, evaluate
     from electra_jax.report.progress import table
 
     _keep_compiled()
@@ -260,7 +260,8 @@ def evaluate(arguments: Sequence[str], console: Console) -> None:
     _print_skipped(console, found.skipped)
     scores = {name: f"{value:.4f}" for name, value in found.scores.items()}
     console.print(table(f"{given.data}: {found.examples:,} examples", scores))
-    console.print(f"{found.folder}: {', '.join(sorted(path.name for path in found.folder.iterdir()))}", soft_wrap=True)
+    written = [name for name in FILES if (found.folder / name).exists()]
+    console.print(f"{found.folder}: {', '.join(written)}", soft_wrap=True)
 
 
 def detect(arguments: Sequence[str], console: Console) -> None:
@@ -270,6 +271,7 @@ def detect(arguments: Sequence[str], console: Console) -> None:
     from electra_jax.finetuning.detect import coloured, detect, write_html
 
     _keep_compiled()
+    _require_text(given.text)
     found = detect(given.model, given.text)
     for one in found:
         Console().print(coloured(one), soft_wrap=True)
@@ -285,6 +287,7 @@ def score(arguments: Sequence[str], console: Console) -> None:
     from electra_jax.finetuning.score import score
 
     _keep_compiled()
+    _require_text(given.text)
     for one in score(given.model, given.text):
         print(f"{one.total:.3f}\t{one.text}")
         for token, value in zip(one.tokens, one.log_likelihoods, strict=True) if given.tokens else ():
@@ -309,6 +312,11 @@ def _hush_threads() -> None:
 
     logging.set_verbosity(logging.FATAL)
     sys.unraisablehook = hook
+
+
+def _require_text(texts: Sequence[str]) -> None:
+    if not texts:
+        raise UserError("text: none is given; put one or several, quoted, behind the command")
 
 
 def _print_skipped(console: Console, skipped: Sequence[str]) -> None:
@@ -337,7 +345,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     name, *rest = [*(sys.argv[1:] if arguments is None else arguments), ""]
     if name not in COMMANDS:
         _usage(name)
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     # Or else transformers, which is here for its tokenizers, begins with a line on torch where there is none.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     try:

@@ -18,7 +18,12 @@ LOCK = "lock"
 
 
 def check_absent(path: Path) -> None:
-    """Raise UserError where `path` is a file, or a folder with anything in it."""
+    """Raise UserError where no new folder can be renamed to `path`, or it has anything in it."""
+    if path.is_symlink():
+        raise UserError(f"{path}: is a link; name the folder that it points to")
+    if path.is_dir() and (os.path.ismount(path) or path.samefile(Path())):
+        kind = "a mount point" if os.path.ismount(path) else "the current folder"
+        raise UserError(f"{path}: is {kind}, and a new folder is to be made; name one in it")
     if path.is_file():
         raise UserError(f"{path}: is a file, and a folder is to be written there; choose another name")
     if path.is_dir() and any(path.iterdir()):

@@ -53,7 +53,7 @@ def find(preset: str | Path) -> Path:
     raise UserError(f"{preset}: no such file; presets are {', '.join(names)}")
 
 
-def parse(cls: type[T], table: dict[str, Any], where: str) -> T:
+def parse(cls: type[T], table: Any, where: str) -> T:
     """An instance of dataclass `cls` from a TOML table; `where` begins each error's line."""
     fields = parse_fields(cls, table, where)
     missing = [f.name for f in dataclasses.fields(cls) if f.name not in fields and _required(f)]  # type: ignore[arg-type]
@@ -62,9 +62,11 @@ def parse(cls: type[T], table: dict[str, Any], where: str) -> T:
     return cls(**fields)
 
 
-def parse_fields(cls: type, table: dict[str, Any], where: str) -> dict[str, Any]:
+def parse_fields(cls: type, table: Any, where: str) -> dict[str, Any]:
     """The fields of dataclass `cls` that a TOML table sets, each checked against its type."""
     hints = typing.get_type_hints(cls)
+    if not isinstance(table, dict):
+        raise UserError(f"{where}: expected a table of fields, and {table!r} is a {type(table).__name__}")
     for name in table:
         if name not in hints:
             close = difflib.get_close_matches(name, hints, n=1)

@@ -247,6 +247,22 @@ def test_exporting_a_step_that_was_not_kept(fail: Failing, finished: PretrainCon
     assert line == f"{finished.out}: has no checkpoint of step 15; there are 10, 20"
 
 
+def test_exporting_a_checkpoint_that_was_cut_short(fail: Failing, finished: PretrainConfig, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(finished.out, tmp_path / "run"))
+    metadata = run / "checkpoints" / "20" / "state" / "_METADATA"
+    metadata.write_bytes(metadata.read_bytes()[:100])
+    line = fail("export", run, "--out", tmp_path / "out")
+    assert line.startswith(f"{run}/checkpoints/20: the checkpoint is damaged, or cut short: ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_exporting_a_run_whose_settings_are_no_table(fail: Failing, finished: PretrainConfig, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(finished.out, tmp_path / "run"))
+    (run / "config.toml").write_text("model = 3\n")
+    line = fail("export", run, "--out", tmp_path / "out")
+    assert line == f"{run}/config.toml: model: expected a table of fields, and 3 is a int"
+
+
 @pytest.fixture
 def model(exported: Path, tmp_path: Path) -> Path:
     """A copy of the exported discriminator's folder."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from electra_jax.errors import UserError
-from electra_jax.files import new_folder, write_text
+from electra_jax.files import check_absent, new_folder, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -86,3 +86,26 @@ def test_a_text_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> Non
         write_text(path, "begun \ud800")
     assert path.read_text() == "old"
     assert names(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize("target", ["there", "nowhere"])
+def test_a_link_is_left_alone(tmp_path: Path, target: str) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / target)
+    with (
+        pytest.raises(UserError, match="link: is a link; name the folder that it points to"),
+        new_folder(tmp_path / "link"),
+    ):
+        pass
+
+
+def test_the_current_folder_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for path in (Path(), tmp_path):
+        with pytest.raises(UserError, match="is the current folder, and a new folder is to be made"), new_folder(path):
+            pass
+
+
+def test_a_mount_point_is_left_alone() -> None:
+    with pytest.raises(UserError, match="/dev/shm: is a mount point"):
+        check_absent(Path("/dev/shm"))

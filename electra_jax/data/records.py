@@ -35,14 +35,23 @@ class Record(NamedTuple):
         return f"{self.source}: row {self.number}"
 
     def get(self, column: str) -> Any:
-        """The value of a column, checked to be text where it is a string. Raises UserError where there is no column."""
+        """The value of a column, its strings checked to be text. Raises UserError where there is no column."""
         if column not in self.values:
             raise UserError(f"{self.where}: has no column {column!r}; there are: {', '.join(map(str, self.values))}")
-        value = self.values[column]
-        for text in value if isinstance(value, list) else [value]:
-            if isinstance(text, str):
-                _check_text(text, f"{self.where}, column {column!r}")
-        return value
+        for text in _texts([column, self.values[column]]):
+            _check_text(text, f"{self.where}, column {column!r}")
+        return self.values[column]
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """The strings in a value, however deep."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, dict)):
+        for part in value:
+            yield from _texts(part)
+        if isinstance(value, dict):
+            yield from _texts(list(value.values()))
 
 
 def _check_text(text: str, place: str) -> None:
@@ -109,9 +118,7 @@ def _read_csv(path: Path, delimiter: str) -> Iterator[Record]:
         header: list[str] | None = None
         number = 0
         try:
-            for fields in reader:
-                if not fields:  # an empty line
-                    continue
+            for fields in _without_blank_lines(reader):
                 if header is None:
                     header = _header(fields, path)
                     continue
@@ -122,6 +129,18 @@ def _read_csv(path: Path, delimiter: str) -> Iterator[Record]:
                 yield Record(str(path), number, dict(zip(header, fields, strict=True)))
         except csv.Error as error:
             raise UserError(f"{path}: row {number + 1} (line {reader.line_num}): {error}; correct the row") from None
+
+
+def _without_blank_lines(reader: Iterable[list[str]]) -> Iterator[list[str]]:
+    """The rows; in a table of one column a blank line is an empty field, but for those at the end."""
+    columns = blank = 0
+    for fields in reader:
+        if not fields:
+            blank += columns == 1
+            continue
+        yield from [[""]] * blank
+        yield fields
+        columns, blank = columns or len(fields), 0
 
 
 def _header(fields: list[str], path: Path) -> list[str]:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from tokenizers.processors import BertProcessing
 from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast
 
 from electra_jax.errors import UserError, first_line
@@ -83,6 +84,13 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in vocabulary(tokenizer)), encoding="utf-8")
 
 
+def fitting(tokenizer: PreTrainedTokenizerFast, vocab_size: int, name: object) -> PreTrainedTokenizerFast:
+    """The tokenizer of model `name`; raises UserError where it has more entries than the model has embeddings."""
+    if len(tokenizer) > vocab_size:
+        raise UserError(f"{name}: its tokenizer has {len(tokenizer)} entries, its model {vocab_size}; give its own")
+    return tokenizer
+
+
 def max_length(tokenizer: PreTrainedTokenizerFast) -> int | None:
     """Most tokens in a row of the tokenizer's model, or None where it doesn't say."""
     return tokenizer.model_max_length if tokenizer.model_max_length <= LONGEST else None
@@ -148,4 +156,14 @@ def _checked(tokenizer: Any, name: str) -> PreTrainedTokenizerFast:
         raise UserError(f"{name}: the tokenizer has {len(tokenizer)} tokens only; is its vocabulary file there?")
     if max(tokenizer.get_vocab().values()) != len(tokenizer) - 1:
         raise UserError(f"{name}: the vocabulary's ids have gaps; number the tokens from 0 without any")
+    _put_between_cls_and_sep(tokenizer)
     return tokenizer
+
+
+def _put_between_cls_and_sep(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Have it give `[CLS] A [SEP]`, as ELECTRA reads a text, where its file doesn't say so."""
+    cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
+    if tokenizer("").input_ids != [cls, sep]:
+        tokenizer.backend_tokenizer.post_processor = BertProcessing(
+            (tokenizer.sep_token, sep), (tokenizer.cls_token, cls)
+        )

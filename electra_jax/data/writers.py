@@ -34,6 +34,8 @@ def row_writer(path: Path) -> Iterator[Write]:
     kind = format_of(path)
     if kind not in FORMATS:
         raise UserError(f"{path}: files of this kind can't be written; name one of {', '.join(FORMATS)}")
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder, and a file is to be written there; choose another name")
     with can_be_made(path):
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(handle)
@@ -67,7 +69,7 @@ def _as_table(write: Write, path: Path) -> Write:
                 raise UserError(f"{path}: can't be a table, for a row has columns {columns}; name a .jsonl file")
         try:
             write(rows)
-        except pa.ArrowException as error:
+        except (pa.ArrowException, OverflowError) as error:
             reason = first_line(error)
             raise UserError(f"{path}: can't be a table: {reason}; name a .jsonl file") from error
 
@@ -107,7 +109,7 @@ def _jsonl_writer(stack: ExitStack, path: Path, compressed: bool) -> Write:
     file = _open_text(stack, path, compressed)
 
     def write(rows: list[dict[str, Any]]) -> None:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        file.writelines(_json(row) + "\n" for row in rows)
 
     return write
 
@@ -151,10 +153,15 @@ def _write_alike(writer: pq.ParquetWriter, rows: list[dict[str, Any]]) -> None:
 
 
 def _cell(value: Any) -> Any:
-    """What CSV has no form for: a list as its parts between commas, an object as JSON."""
-    if isinstance(value, list):
+    """What CSV has no form for: plain parts of a list between commas, others and objects as JSON."""
+    if isinstance(value, list) and not any(isinstance(part, (list, dict)) for part in value):
         return ",".join(map(str, value))
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value
+    return _json(value) if isinstance(value, (list, dict)) else value
+
+
+def _json(value: Any) -> str:
+    """What JSON has no form for, such as a date, as text."""
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 _WRITERS = {".csv": _csv_writer, ".tsv": _tsv_writer, ".jsonl": _jsonl_writer, ".parquet": _parquet_writer}

@@ -67,6 +67,7 @@ def load_data(config: FinetuneConfig, task: Task) -> FinetuneData:
     train = list(_examples(config, task, source, train_split, skipped))
     if not train:
         raise UserError(f"{source}: all of its {len(skipped)} rows have empty fields")
+    fitted = task.fitted(train, source)  # to all: a label that one example alone has may fall among those held out
     held_out: list[Example] = []
     if eval_source is not None:
         before = len(skipped)
@@ -75,8 +76,7 @@ def load_data(config: FinetuneConfig, task: Task) -> FinetuneData:
             raise UserError(f"{eval_source}: all of its {len(skipped) - before} rows have empty fields")
     elif config.eval_fraction > 0:
         train, held_out = _divide(train, config)
-    task = task.fitted(train, source)
-    return FinetuneData(task, _tokenized(task, train), _tokenized(task, held_out), tuple(skipped))
+    return FinetuneData(fitted, _tokenized(fitted, train), _tokenized(fitted, held_out), tuple(skipped))
 
 
 def read_records(source: str, split: str = "train", subset: str | None = None) -> Iterator[Record]:

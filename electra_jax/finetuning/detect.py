@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.text import Text
 
-from electra_jax.data.tokenizer import load_tokenizer
+from electra_jax.data.tokenizer import fitting, load_tokenizer
 from electra_jax.errors import UserError
 from electra_jax.files import can_be_made, write_text
 from electra_jax.hub.pretrained import Discriminator
@@ -57,7 +57,8 @@ def detect(model: str | Path, texts: Sequence[str]) -> list[Detected]:
     Raises UserError where there is no discriminator, and for a text that is empty or longer than the model's positions.
     """
     folder = local_folder(model)
-    discriminator, tokenizer = Discriminator.from_pretrained(folder), load_tokenizer(folder)
+    discriminator = Discriminator.from_pretrained(folder)
+    tokenizer = fitting(load_tokenizer(folder), discriminator.config.vocab_size, model)
     return [_detect(discriminator, tokenizer, text) for text in texts]
 
 
@@ -71,7 +72,11 @@ def _detect(discriminator: Discriminator, tokenizer: object, text: str) -> Detec
 
 
 def encode(discriminator: Discriminator, tokenizer: object, text: str) -> Any:
-    """The text as `tokenizers` encodes it, from [CLS] to [SEP]; raises UserError where it's empty or too long."""
+    """The text as `tokenizers` encodes it, [CLS] to [SEP]; raises UserError where it's empty, too long or no UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"the text: {text!a} is not UTF-8; convert it") from None
     encoding = tokenizer(text, verbose=False).encodings[0]  # type: ignore[operator]
     positions = discriminator.config.max_position_embeddings
     if len(encoding.ids) == 2:

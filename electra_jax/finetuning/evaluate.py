@@ -55,14 +55,16 @@ def evaluate(
     scores = fine_tuned.task.scores(examples, predictions)
     confusion = _confusion(fine_tuned, examples, predictions)
     found = Evaluation(scores, len(examples), fine_tuned.labels, confusion, tuple(skipped), folder)
+    curves = _curves(fine_tuned, examples, predictions)
     with can_be_made(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    if confusion:
-        plot_confusion(np.array(confusion), found.labels, folder / CONFUSION)
-    curves = _curves(fine_tuned, examples, predictions)
-    if curves:
-        plot_roc(curves, folder / ROC)
-    write_text(folder / METRICS, json.dumps(_content(found), ensure_ascii=False, indent=2) + "\n")
+        for name in (CONFUSION, ROC):  # of other examples
+            (folder / name).unlink(missing_ok=True)
+        if confusion:
+            plot_confusion(np.array(confusion), found.labels, folder / CONFUSION)
+        if curves:
+            plot_roc(curves, folder / ROC)
+        write_text(folder / METRICS, json.dumps(_content(found), ensure_ascii=False, indent=2) + "\n")
     return found
 
 

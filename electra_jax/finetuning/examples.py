@@ -53,7 +53,8 @@ class EmptyFieldError(UserError):
 def text_of(record: Record, column: str) -> str:
     """A column's text. Raises EmptyFieldError where there is none, UserError where it is no text."""
     value = record.get(column)
-    if value is None or (isinstance(value, str) and not value.strip()):
+    missing = value is None or value != value  # NaN, as a table of pandas has it
+    if missing or (isinstance(value, str) and not value.strip()):
         raise EmptyFieldError(f"{record.where}, column {column!r} is empty")
     if isinstance(value, (list, dict, bytes)):
         raise UserError(f"{record.where}, column {column!r} holds a {type(value).__name__}, and a text is wanted")

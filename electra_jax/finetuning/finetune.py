@@ -1,6 +1,7 @@
 """A fine-tuning run: from a file of examples to a folder that transformers loads."""
 
 import json
+import math
 import os
 import shutil
 import statistics
@@ -25,6 +26,7 @@ from electra_jax.finetuning.tasks import make_task
 from electra_jax.finetuning.tuner import RESULT, WEIGHTS, Result, Tuner
 from electra_jax.presets import read_toml, to_toml
 from electra_jax.report.progress import table
+from electra_jax.train.check import check_compute
 from electra_jax.train.run import CHECKPOINTS, differences
 
 SETTINGS, SCORES, SEEDS, DATA = "finetune.toml", "scores.json", "seeds", "data.json"
@@ -72,13 +74,13 @@ def finetune(config: FinetuneConfig, console: Console | None = None) -> Finetune
     call goes on. The same seed, data and devices give the same bits, resumed or not. Raises UserError, before
     anything is written, for settings or data that can't be used.
     """
-    console = console or Console(stderr=True)
+    console = console or Console(stderr=True, markup=False)
     check_absent(config.out)
     _check(config)
     model, body, tokenizer = load_start(config.model)
     if config.dropout is not None:
         model = replace(model, hidden_dropout_prob=config.dropout, attention_probs_dropout_prob=config.dropout)
-    data = load_data(config, make_task(config, tokenizer, model.max_position_embeddings))
+    data = load_data(config, make_task(config, tokenizer, model))
     data = replace(data, task=_with_metric(data.task))
     tuner = Tuner(config, model, body, data, console)
     with _open_work(config, data) as work:
@@ -96,10 +98,13 @@ def finetune(config: FinetuneConfig, console: Console | None = None) -> Finetune
 
 
 def _check(config: FinetuneConfig) -> None:
+    check_compute(config.compute)
     for name in POSITIVE:
         value = getattr(config, name)
-        if value is not None and value <= 0:
-            raise UserError(f"{name}: {value} is not above 0")
+        if value is not None and not 0 < value < math.inf:
+            raise UserError(f"{name}: {value} is not a number above 0")
+    if not 0 <= config.weight_decay < math.inf:
+        raise UserError(f"weight_decay: {config.weight_decay} is not a number of at least 0")
     if config.dropout is not None and not 0 <= config.dropout < 1:
         raise UserError(f"dropout: {config.dropout} is not from 0 to below 1")
     if not 0 <= config.warmup_fraction <= 1:

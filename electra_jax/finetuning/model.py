@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from electra_jax.config import ComputeConfig, ElectraConfig, TaskName
 from electra_jax.data.records import Record
-from electra_jax.data.tokenizer import load_tokenizer, save_tokenizer
+from electra_jax.data.tokenizer import fitting, load_tokenizer, max_length, save_tokenizer
 from electra_jax.errors import UserError
 from electra_jax.files import new_folder
 from electra_jax.finetuning.buckets import eval_plans, fixed_buckets
@@ -28,6 +28,7 @@ from electra_jax.hub.folders import read_task_model, write_model
 from electra_jax.hub.source import TASK_FILE, local_folder
 from electra_jax.model import HeadKind, TaskModel, Tokens
 from electra_jax.presets import parse
+from electra_jax.train.check import check_compute
 from electra_jax.train.optimizer import Params
 from electra_jax.train.sharding import by_row, make_mesh, put_batch, replicated
 from electra_jax.train.step import read_tokens
@@ -39,6 +40,8 @@ USUAL_TASK: dict[HeadKind, TaskName] = {
     "span": "question-answering",
     "choice": "multiple-choice",
 }
+IN_WINDOWS: tuple[HeadKind, ...] = ("token", "span")
+"""Heads of tasks that read a long text in windows."""
 Logits = list[Float[np.ndarray, "..."]]
 """Of each feature, without padding."""
 
@@ -99,11 +102,18 @@ class FineTuned:
         `task` says how to read rows, where the folder (as one of transformers) does not. Raises UserError where there
         is no fine-tuned ELECTRA model.
         """
+        check_compute(compute)
         folder = local_folder(name_or_folder)
         config, head, params = read_task_model(folder)
-        tokenizer = load_tokenizer(folder)
-        settings = task or _read_settings(folder, head, config)
-        return cls(config, params, task_of(settings, tokenizer), compute)
+        tokenizer = fitting(load_tokenizer(folder), config.vocab_size, name_or_folder)
+        settings = task or _read_settings(folder, head, config, tokenizer)
+        made = task_of(settings, tokenizer, config)
+        if (made.head.kind, made.head.outputs) != (head.kind, head.outputs):
+            ours = f"{settings.task} of {made.head.outputs} outputs"
+            raise UserError(
+                f"{folder}: the model is of {head.kind} and {head.outputs} outputs, and {TASK_FILE} is {ours}"
+            )
+        return cls(config, params, made, compute)
 
     def save_pretrained(self, folder: str | Path, card: str | None = None) -> None:
         """Write the new `folder`: config.json, model.safetensors, task.json and the tokenizer.
@@ -190,8 +200,11 @@ def decode(
     features: Sequence[Sequence[Feature]],
     forward: Callable[[Sequence[Feature]], Logits],
 ) -> list[Prediction]:
-    """Logits of all features, and what each example's say."""
-    logits: Iterator[Any] = iter(forward([feature for some in features for feature in some]))
+    """Logits of all features, and what each example's say. Raises UserError where they are no numbers."""
+    found = forward([feature for some in features for feature in some])
+    if not all(np.isfinite(one).all() for one in found):
+        raise UserError("the model's logits are no numbers; its weights are damaged, or its learning_rate was too high")
+    logits: Iterator[Any] = iter(found)
     return [
         task.predict(example, some, [next(logits) for _ in some])
         for example, some in zip(examples, features, strict=True)
@@ -207,18 +220,24 @@ def write_fine_tuned(folder: Path, model: FineTuned, card: str | None = None) ->
     (folder / TASK_FILE).write_text(json.dumps(settings, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
-def _read_settings(folder: Path, head: TaskHead, config: ElectraConfig) -> TaskSettings:
+def _read_settings(
+    folder: Path, head: TaskHead, config: ElectraConfig, tokenizer: PreTrainedTokenizerFast
+) -> TaskSettings:
     file = folder / TASK_FILE
     if not file.is_file():
-        return _assumed_settings(head, config)
+        positions = config.max_position_embeddings
+        return _assumed_settings(head, min(positions, max_length(tokenizer) or positions))
     try:
         return parse(TaskSettings, json.loads(file.read_text(encoding="utf-8")), str(file))
     except ValueError as error:
         raise UserError(f"{file}: is no JSON ({error}); fetch or copy the folder again") from None
 
 
-def _assumed_settings(head: TaskHead, config: ElectraConfig) -> TaskSettings:
-    """For a folder that transformers wrote: the columns that the kind of task has by default."""
+def _assumed_settings(head: TaskHead, positions: int) -> TaskSettings:
+    """For a folder that transformers wrote: the columns that the kind of task has by default.
+
+    Texts are read as far as the model can, but for those that are read in windows anyway.
+    """
     name = "regression" if head.problem == "regression" else USUAL_TASK[head.kind]
     kind = TASKS[name]
     return TaskSettings(
@@ -228,7 +247,7 @@ def _assumed_settings(head: TaskHead, config: ElectraConfig) -> TaskSettings:
         choices=kind.choices,
         labels=head.labels if head.kind not in HEAD_OUTPUTS and name != "regression" else (),
         multi_label=head.problem == "multi_label_classification",
-        length=min(kind.length, config.max_position_embeddings),
+        length=min(kind.length, positions) if head.kind in IN_WINDOWS else positions,
     )
 
 

@@ -49,6 +49,8 @@ def predict(
             predictions = fine_tuned.predict_examples(some)
             write([_row(example, prediction) for example, prediction in zip(some, predictions, strict=True)])
             count += len(some)
+        if not count:
+            raise UserError(f"{source}: all of its {len(skipped)} rows have empty fields")
     return Predicted(count, tuple(skipped))
 
 

@@ -1,6 +1,5 @@
 """Regression: a number of a text or a pair of texts."""
 
-import math
 import warnings
 from collections.abc import Sequence
 
@@ -53,8 +52,8 @@ class Regression(SequenceTask):
         try:
             number = float(text)
         except ValueError:
-            number = math.nan
-        if not math.isfinite(number):
+            number = np.nan
+        if not abs(number) <= np.finfo(np.float32).max:  # nor is NaN
             raise UserError(f"{record.where}, column {column!r}: {text!r} is no number; correct it")
         return number
 

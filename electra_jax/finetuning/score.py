@@ -7,7 +7,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from electra_jax.data.tokenizer import load_tokenizer
+from electra_jax.data.tokenizer import fitting, load_tokenizer
 from electra_jax.errors import UserError
 from electra_jax.finetuning.detect import encode
 from electra_jax.hub.configs import FILE_NAME, read_objective
@@ -40,7 +40,8 @@ def score(model: str | Path, texts: Sequence[str]) -> list[Score]:
     if objective != "electric":
         found = f"pretraining_objective is {objective}" if objective else "has no pretraining_objective"
         raise UserError(f"{folder / FILE_NAME}: {found}; only a discriminator of electric scores texts")
-    discriminator, tokenizer = Discriminator.from_pretrained(folder), load_tokenizer(folder)
+    discriminator = Discriminator.from_pretrained(folder)
+    tokenizer = fitting(load_tokenizer(folder), discriminator.config.vocab_size, model)
     return [_score(discriminator, tokenizer, text) for text in texts]
 
 

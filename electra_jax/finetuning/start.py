@@ -5,8 +5,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerFast
 
 from electra_jax.config import ElectraConfig
-from electra_jax.data.tokenizer import load_tokenizer
-from electra_jax.errors import UserError
+from electra_jax.data.tokenizer import fitting, load_tokenizer
 from electra_jax.hub.folders import read_body
 from electra_jax.hub.source import local_folder
 from electra_jax.train.models import discriminator_embeddings
@@ -29,6 +28,4 @@ def load_start(name_or_folder: str) -> tuple[ElectraConfig, Params, PreTrainedTo
         folder = local_folder(name_or_folder)
         config, body = read_body(folder)
         tokenizer = load_tokenizer(folder)
-    if len(tokenizer) > config.vocab_size:
-        raise UserError(f"{name_or_folder}: its tokenizer has {len(tokenizer)} entries, its model {config.vocab_size}")
-    return config, body, tokenizer
+    return config, body, fitting(tokenizer, config.vocab_size, name_or_folder)

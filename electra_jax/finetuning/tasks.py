@@ -5,7 +5,7 @@ from typing import get_args
 
 from transformers import PreTrainedTokenizerFast
 
-from electra_jax.config import FinetuneConfig, GlueName, TaskName
+from electra_jax.config import ElectraConfig, FinetuneConfig, GlueName, TaskName
 from electra_jax.errors import UserError
 from electra_jax.finetuning.classification import Classification
 from electra_jax.finetuning.multiple_choice import MultipleChoice
@@ -66,7 +66,7 @@ def epochs_of(config: FinetuneConfig) -> float:
     return config.epochs if config.epochs is not None else glue.epochs if glue else kind_of(config).epochs
 
 
-def make_task(config: FinetuneConfig, tokenizer: PreTrainedTokenizerFast, positions: int) -> Task:
+def make_task(config: FinetuneConfig, tokenizer: PreTrainedTokenizerFast, model: ElectraConfig) -> Task:
     """The task of `config`, its labels apart; raises UserError for settings that it can't have."""
     kind, glue = kind_of(config), glue_of(config)
     settings = TaskSettings(
@@ -75,20 +75,22 @@ def make_task(config: FinetuneConfig, tokenizer: PreTrainedTokenizerFast, positi
         label=config.label or kind.label,
         choices=config.choices or kind.choices,
         multi_label=config.multi_label,
-        length=min(kind.length, positions) if config.length is None else config.length,
+        length=min(kind.length, model.max_position_embeddings) if config.length is None else config.length,
         stride=config.stride,
         metric=config.metric or (glue.metric if glue else ""),
     )
-    _check(settings, kind, positions)
+    return task_of(settings, tokenizer, model)
+
+
+def task_of(settings: TaskSettings, tokenizer: PreTrainedTokenizerFast, model: ElectraConfig) -> Task:
+    """The task of a fine-tuned folder; raises UserError for settings that its model can't have."""
+    kind = TASKS[settings.task]
+    _check(settings, kind, model)
     return kind(settings, tokenizer)
 
 
-def task_of(settings: TaskSettings, tokenizer: PreTrainedTokenizerFast) -> Task:
-    """The task of a fine-tuned folder."""
-    return TASKS[settings.task](settings, tokenizer)
-
-
-def _check(settings: TaskSettings, kind: type[Task], positions: int) -> None:
+def _check(settings: TaskSettings, kind: type[Task], model: ElectraConfig) -> None:
+    positions = model.max_position_embeddings
     if not SHORTEST <= settings.length <= positions:
         raise UserError(f"length: {settings.length} is not between {SHORTEST} and the model's {positions} positions")
     if settings.stride < 0:
@@ -96,6 +98,10 @@ def _check(settings: TaskSettings, kind: type[Task], positions: int) -> None:
     if len(settings.text) not in kind.texts_allowed:
         allowed = " or ".join(map(str, kind.texts_allowed))
         raise UserError(f"text: {len(settings.text)} columns are named, and {kind.name} reads {allowed}")
+    if model.type_vocab_size < 2 and (len(settings.text) > 1 or kind in TWO_SEGMENTS):
+        raise UserError(
+            f"text: {kind.name} reads two segments, and the model has type_vocab_size 1; take another model"
+        )
     if settings.multi_label and kind is not Classification:
         raise UserError(f"multi_label: {kind.name} has no such labels; leave it out")
     if settings.choices and not kind.choices:
@@ -105,5 +111,7 @@ def _check(settings: TaskSettings, kind: type[Task], positions: int) -> None:
 
 
 SHORTEST = 16
+TWO_SEGMENTS = (QuestionAnswering, MultipleChoice)
+"""Kinds whose rows are always pairs, whatever columns they come from."""
 assert set(TASKS) == set(get_args(TaskName))
 assert set(GLUE) == set(get_args(GlueName))

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from electra_jax.config import ElectraConfig, FinetuneConfig
+from electra_jax.errors import UserError
 from electra_jax.files import write_text
 from electra_jax.finetuning.buckets import fit_buckets, padding_share, train_plans
 from electra_jax.finetuning.data import FinetuneData
@@ -63,6 +64,8 @@ class Tuner:
         self.task, self.features, self.lengths = data.task, data.train.flat, data.train.lengths
         self.steps_per_epoch = -(-len(self.features) // config.batch_size)
         self.steps = max(1, round(epochs_of(config) * self.steps_per_epoch))
+        if self.steps >= 2**31:
+            raise UserError(f"epochs: {epochs_of(config):g} are {self.steps:g} steps, more than 2**31; give fewer")
         self.buckets = fit_buckets(self.lengths, self.steps_per_epoch)
         self.mesh = make_mesh(None, config.batch_size)
         self.graph = graph_of(model, self.task.head, config.compute)

@@ -31,6 +31,9 @@ HEAD_OUTPUTS: dict[HeadKind, int] = {"span": 2, "choice": 1}
 FIXED = {"hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
 """What transformers lets one choose and ELECTRA doesn't; absent means the value here."""
 
+SUMMARY = {"summary_type": "first", "summary_use_proj": True, "summary_activation": "gelu"}
+"""The same of the head of multiple choice, which alone reads these."""
+
 OPTIONAL = {"hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range", "pad_token_id"}
 """Fields that no weight and no output depends on; absent means transformers' default, which is ElectraConfig's."""
 
@@ -114,7 +117,8 @@ def read_head(folder: Path) -> TaskHead:
     file = folder / FILE_NAME
     content = _read(file)
     _check_architecture(content, file)
-    named = (content.get("architectures") or ["none"])[0]
+    architectures = content.get("architectures")
+    named = architectures[0] if isinstance(architectures, list) and architectures else "none"
     kinds = {name: kind for kind, name in ARCHITECTURES.items() if kind in get_args(HeadKind)}
     if named not in kinds:
         raise UserError(f"{file}: holds {named}, which is no fine-tuned model; those are {', '.join(kinds)}")
@@ -124,9 +128,16 @@ def read_head(folder: Path) -> TaskHead:
         ordered = tuple(str(labels[str(index)]) for index in range(len(labels)))
     except (KeyError, TypeError) as error:
         raise UserError(f"{file}: id2label doesn't number the labels from 0; correct it") from error
+    repeated = [label for label in ordered if ordered.count(label) > 1]
+    if repeated:
+        raise UserError(f"{file}: id2label has {repeated[0]!r} twice; give each label its own name")
     problem = content.get("problem_type")
     if kind == "sequence" and problem is None:  # as transformers takes it
         problem = "regression" if len(ordered) == 1 else "single_label_classification"
+    if problem == "regression" and len(ordered) != 1:
+        raise UserError(f"{file}: a regression of {len(ordered)} numbers, and only one can be read; see num_labels")
+    if kind == "choice":
+        _check_fixed(content, SUMMARY, file)
     return TaskHead(kind, () if kind in HEAD_OUTPUTS else ordered, problem)
 
 
@@ -180,7 +191,11 @@ def _check_architecture(content: dict[str, Any], file: Path) -> None:
     if model_type != "electra":
         found = "has no model_type" if model_type is None else f"is of another architecture (model_type {model_type!r})"
         raise UserError(f"{file}: {found}; give the folder of an ELECTRA model (model_type 'electra')")
-    for name, value in FIXED.items():
+    _check_fixed(content, FIXED, file)
+
+
+def _check_fixed(content: dict[str, Any], fixed: dict[str, Any], file: Path) -> None:
+    for name, value in fixed.items():
         if content.get(name, value) != value:
             raise UserError(f"{file}: {name} is {content[name]!r}, and only models with {value!r} can be read")
 

@@ -22,16 +22,17 @@ TOKENIZER_FILES = (
 def local_folder(name_or_folder: str | Path) -> Path:
     """The folder of that name, or else a local copy of the hub's model of that name.
 
-    Fetched are config.json, the tokenizer's files and model.safetensors; pytorch_model.bin only where the model has
-    no model.safetensors. Raises UserError where there is no such folder and the hub doesn't give the model.
+    Fetched are config.json, the tokenizer's files and model.safetensors, be it in several files; pytorch_model.bin only
+    where the model has none. Raises UserError where there is no such folder and the hub doesn't give the model.
     """
     if Path(name_or_folder).is_dir():
         return Path(name_or_folder)
     name = str(name_or_folder)
     if not HUB_NAME.fullmatch(name):
         raise UserError(f"{name}: no such folder; give a model's folder, or its name on the hub (owner/name)")
-    folder = _fetch(name, [configs.FILE_NAME, weights.SAFETENSORS, TASK_FILE, *TOKENIZER_FILES])
-    if not (folder / weights.SAFETENSORS).exists():
+    safetensors = [weights.SAFETENSORS, weights.INDEX, weights.SHARDS]
+    folder = _fetch(name, [configs.FILE_NAME, *safetensors, TASK_FILE, *TOKENIZER_FILES])
+    if not any((folder / file).exists() for file in safetensors[:2]):
         folder = _fetch(name, [weights.PICKLE])
     return folder
 

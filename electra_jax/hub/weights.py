@@ -1,5 +1,6 @@
 """Weights: parameters to and from the tensors of a Hugging Face folder."""
 
+import json
 from collections.abc import Mapping
 from itertools import groupby
 from pathlib import Path
@@ -30,6 +31,9 @@ State = dict[str, np.ndarray]
 """Hugging Face key to tensor."""
 
 SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
+INDEX, SHARDS = "model.safetensors.index.json", "model-*.safetensors"
+OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+"""Ends of keys in files that were converted from TensorFlow in transformers' first years."""
 
 BASE = "electra."
 """What transformers puts before the keys below a head."""
@@ -132,7 +136,7 @@ def _check(
             raise UserError(f"{where}: {name}, of shape {shape}, is missing for {described}")
         if found[name] != shape:
             raise UserError(f"{where}: {name} has shape {found[name]}, and the settings make it {shape}")
-    for name in found.keys() - wanted.keys():
+    for name in sorted(found.keys() - wanted.keys()):
         message = f"{where}: {name}, of shape {found[name]}, is in no {NOUNS[kind]} of these settings"
         raise UserError(f"{message}; are they (config.json) of another model?")
 
@@ -141,15 +145,23 @@ def _check(
 
 
 def read_state(folder: Path) -> tuple[Path, State]:
-    """The weights' file in `folder` and its tensors: model.safetensors, or else pytorch_model.bin, which takes torch.
+    """The weights' file in `folder` and its tensors.
 
-    Raises UserError where there is neither, and where the file is damaged.
+    That is model.safetensors, or the index of several such files, or else pytorch_model.bin, which takes torch. Raises
+    UserError where there is none of them, and where a file is damaged.
     """
-    if (folder / SAFETENSORS).is_file():
-        return folder / SAFETENSORS, _read_safetensors(folder / SAFETENSORS)
-    if (folder / PICKLE).is_file():
-        return folder / PICKLE, _read_pickle(folder / PICKLE)
+    readers = {SAFETENSORS: _read_safetensors, INDEX: _read_shards, PICKLE: _read_pickle}
+    for name, read in readers.items():
+        if (folder / name).is_file():
+            return folder / name, {_new_name(key): value for key, value in read(folder / name).items()}
     raise UserError(f"{folder}: holds no weights: neither {SAFETENSORS} nor {PICKLE} is there")
+
+
+def _new_name(key: str) -> str:
+    for old, new in OLD_NAMES.items():
+        if key.endswith(old):
+            return key.removesuffix(old) + new
+    return key
 
 
 def write_state(state: State, folder: Path) -> None:
@@ -161,8 +173,17 @@ def write_state(state: State, folder: Path) -> None:
 def _read_safetensors(file: Path) -> State:
     try:
         return safetensors.numpy.load_file(file)
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, AttributeError) as error:  # AttributeError: a dtype NumPy lacks
         raise damaged(file, error) from error
+
+
+def _read_shards(index: Path) -> State:
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise damaged(index, error) from error
+    shards = [_read_safetensors(index.with_name(str(name))) for name in names]
+    return {key: value for shard in shards for key, value in shard.items()}
 
 
 def _read_pickle(file: Path) -> State:

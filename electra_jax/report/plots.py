@@ -1,7 +1,8 @@
 """Pictures, as PNG files that appear whole."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib
@@ -14,6 +15,14 @@ SHOWN = 30
 CHINESE = ["DejaVu Sans", "Noto Sans CJK SC", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "SimHei", "PingFang SC"]
 
 
+@contextmanager
+def _plain_text() -> Iterator[None]:
+    """Labels are drawn as they are, though matplotlib takes what stands between dollars for TeX."""
+    with matplotlib.rc_context({"text.parse_math": False}):
+        yield
+
+
+@_plain_text()
 def plot_confusion(counts: Int[np.ndarray, "C C"], labels: Sequence[str], path: Path) -> None:
     """Rows are true labels, columns predicted ones; the colour is the share of the row."""
     size = min(3 + 0.45 * len(labels), 14)
@@ -32,6 +41,7 @@ def plot_confusion(counts: Int[np.ndarray, "C C"], labels: Sequence[str], path: 
     save(figure, path)
 
 
+@_plain_text()
 def plot_roc(curves: Mapping[str, tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"], float]], path: Path) -> None:
     """One curve a label: false positive rate, true positive rate, and the area below."""
     figure = Figure(figsize=(5.5, 5), layout="constrained")

@@ -6,6 +6,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 SHOWN = {
     "loss": ("loss", "{:.3f}"),
@@ -31,11 +32,11 @@ def line(figures: Mapping[str, float]) -> str:
 
 def table(title: str, rows: Mapping[str, str]) -> Table:
     """A table of two columns, name and value."""
-    grid = Table(title=title, show_header=False, title_justify="left")
+    grid = Table(title=Text(title), show_header=False, title_justify="left")
     grid.add_column(style="bold")
     grid.add_column()
     for name, value in rows.items():
-        grid.add_row(name, value)
+        grid.add_row(Text(name), Text(value))  # a label or a path may look like rich's markup
     return grid
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
-from electra_jax.config import ModelConfig, PretrainConfig, TowerConfig
+from electra_jax.config import ComputeConfig, ModelConfig, PretrainConfig, TowerConfig
 from electra_jax.data.manifest import Manifest
 from electra_jax.errors import UserError
 from electra_jax.objectives.registry import find
@@ -53,7 +53,7 @@ def check(config: PretrainConfig, manifests: Sequence[Manifest]) -> None:
     for name, tower in (("discriminator", config.model.discriminator), ("generator", config.model.generator)):
         _check_tower(f"model.{name}", tower)
     _check_sharing(config.model)
-    _check_compute(config)
+    check_compute(config.compute)
     _check_objective(config)
     _check_data(config, manifests)
 
@@ -95,9 +95,10 @@ def _check_sharing(model: ModelConfig) -> None:
     )
 
 
-def _check_compute(config: PretrainConfig) -> None:
-    if config.compute.attention == "cudnn":
-        backend, dtype = jax.default_backend(), config.compute.dtype
+def check_compute(compute: ComputeConfig) -> None:
+    """Raise UserError for a way to compute that these devices don't have."""
+    if compute.attention == "cudnn":
+        backend, dtype = jax.default_backend(), compute.dtype
         _require(
             backend == "gpu" and dtype == "bfloat16",
             f"compute.attention: cudnn takes an NVIDIA GPU and bfloat16, and here are {backend} and {dtype}; give xla",

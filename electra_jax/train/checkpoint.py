@@ -73,6 +73,13 @@ class Checkpoints:
 
     def restore_params(self, step: int) -> Params:
         """The parameters of `step` alone, or their average where one was kept, as NumPy arrays."""
+        try:
+            return self._restore_params(step)
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            reason = first_line(error)
+            raise UserError(f"{self.folder}/{step}: the checkpoint is damaged, or cut short: {reason}") from None
+
+    def _restore_params(self, step: int) -> Params:
         state = self.manager.item_metadata(step)["state"]
         name = "ema" if "ema" in state else "params"
         saved = state[name]

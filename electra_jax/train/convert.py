@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from electra_jax.config import ModelConfig, ObjectiveConfig, TensorflowConfig
 from electra_jax.data.manifest import read_manifests
-from electra_jax.data.tokenizer import load_tokenizer, load_vocabulary, save_tokenizer
+from electra_jax.data.tokenizer import fitting, load_tokenizer, load_vocabulary, save_tokenizer
 from electra_jax.errors import UserError
 from electra_jax.files import check_absent, new_folder, write_text
 from electra_jax.hub.card import model_card
@@ -119,7 +119,7 @@ def _read_folders(discriminator: str | Path, generator: str | Path | None) -> Im
         _check_shared(pair["embeddings"], generator_params.pop("embeddings"), discriminator, generator)
         pair["generator"] = generator_params
     has_tokenizer = any((source / name).is_file() for name in ("tokenizer.json", "vocab.txt"))
-    tokenizer = _fitting(load_tokenizer(source), model, source) if has_tokenizer else None
+    tokenizer = fitting(load_tokenizer(source), model.vocab_size, source) if has_tokenizer else None
     return Imported(model, pair, tokenizer, pretraining_objective(source) or ObjectiveConfig.name)
 
 
@@ -133,7 +133,7 @@ def _read_checkpoint(checkpoint: Path, settings: TensorflowConfig, console: Cons
         return Imported(model, pair, None)
     length = model.max_position_embeddings
     tokenizer = load_vocabulary(vocabulary, settings.lowercase, settings.strip_accents, length)
-    return Imported(model, pair, _fitting(tokenizer, model, vocabulary))
+    return Imported(model, pair, fitting(tokenizer, model.vocab_size, vocabulary))
 
 
 def _story(run: Path, step: int) -> dict[str, Any]:
@@ -167,13 +167,6 @@ def _settings(imported: Imported) -> str:
         if kind not in imported.params:
             del table[kind]
     return tomli_w.dumps({"model": table, "objective": {"name": imported.objective}})
-
-
-def _fitting(tokenizer: PreTrainedTokenizerFast, model: ModelConfig, source: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer of `source`; raises UserError where it has more entries than the model has embeddings."""
-    if len(tokenizer) > model.vocab_size:
-        raise UserError(f"{source}: its tokenizer has {len(tokenizer)} entries, its model {model.vocab_size}")
-    return tokenizer
 
 
 def _check_shared(ours: Params, theirs: Params, discriminator: str | Path, generator: str | Path) -> None:

@@ -54,7 +54,7 @@ def pretrain(config: PretrainConfig, console: Console | None = None) -> dict[str
     """
     join(config.distributed)
     with ending_together(), told(config.out):
-        return _pretrain(config, (console or Console(stderr=True)) if is_first() else Console(quiet=True))
+        return _pretrain(config, (console or Console(stderr=True, markup=False)) if is_first() else Console(quiet=True))
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from electra_jax.config import ModelConfig, ObjectiveConfig, PretrainConfig
 from electra_jax.data.manifest import Manifest, read_manifests, write_manifests
 from electra_jax.errors import UserError
 from electra_jax.files import LOCK, check_absent, hold, new_folder, write_text
-from electra_jax.presets import parse, to_toml
+from electra_jax.presets import parse, parse_fields, to_toml
 from electra_jax.train.checkpoint import Checkpoints
 from electra_jax.train.optimizer import Params
 from electra_jax.train.processes import is_first, wait_for_all
@@ -87,7 +87,8 @@ def read_model(run: Path) -> ModelConfig:
 
 def read_objective(run: Path) -> str | None:
     """The name of what a run minimises, where that is not electra."""
-    name = _read_table(run).get("objective", {}).get("name", ObjectiveConfig.name)
+    fields = parse_fields(ObjectiveConfig, _read_table(run).get("objective", {}), f"{run / CONFIG}: objective")
+    name = fields.get("name", ObjectiveConfig.name)
     return None if name == ObjectiveConfig.name else name
 
 

@@ -106,6 +106,11 @@ def test_empty_lines_are_no_rows(tmp_path: Path) -> None:
         ]
 
 
+def test_a_blank_line_of_one_column_is_an_empty_field(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("\ntext\na\n\n\nb\n\n")
+    assert [record.values["text"] for record in read_file(tmp_path / "a.csv")] == ["a", "", "", "b"]
+
+
 PACKED = gzip.compress(b"label,text\n" + b"a,some text of a row\n" * 5000)
 DAMAGED = PACKED[:20] + bytes(byte ^ 0xFF for byte in PACKED[20:60]) + PACKED[60:]
 
@@ -131,6 +136,11 @@ def read_all(path: Path) -> None:
             "a.jsonl",
             b'{"label": "a", "text": "\\ud83d"}\n',
             r"a.jsonl: row 1, column 'text': \ud83d is half a character",
+        ),
+        (
+            "a.jsonl",
+            b'{"label": {"a": [{"\\ud83d": 1}]}, "text": ""}\n',
+            r"a.jsonl: row 1, column 'label': \ud83d is half a character",
         ),
         ("a.csv", b"label,text,\xe9\na,b,c\n", "a.csv: the header: byte 0xE9 is not UTF-8; convert the file to UTF-8"),
         ("a.csv", "label,text\na,b\n".encode("utf-16"), "a.csv: the header holds a NUL byte, so the file is binary"),

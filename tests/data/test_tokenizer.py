@@ -75,7 +75,7 @@ def test_a_splitting_of_its_own_survives_saving(tmp_path: Path):
     names = {f"{token[1:-1].lower()}_token": token for token in SPECIALS}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **names)
     again = load_tokenizer(saved(tokenizer, tmp_path / "again"))
-    assert again(TEXT)["input_ids"] == tokenizer(TEXT)["input_ids"]
+    assert again.tokenize(TEXT) == tokenizer.tokenize(TEXT)
     assert tokenizer_hash(again) == tokenizer_hash(tokenizer)
 
 
@@ -113,3 +113,15 @@ def test_a_vocabulary_that_lacks_something(bare: Path, tokens: list[str], compla
 
 def test_electra_and_bert_tokenizers_are_one_class():
     assert ElectraTokenizer is BertTokenizer
+
+
+def test_a_tokenizer_that_does_not_say_so_puts_texts_between_cls_and_sep(bare: Path, tmp_path: Path):
+    folder = saved(load_tokenizer(bare), tmp_path / "silent")
+    state = json.loads((folder / "tokenizer.json").read_text()) | {"post_processor": None}
+    (folder / "tokenizer.json").write_text(json.dumps(state))
+    named = json.loads((folder / "tokenizer_config.json").read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(named))
+    expected = load_tokenizer(bare)("Hello", TEXT)
+    for tokenizer in (load_tokenizer(folder), load_tokenizer(saved(load_tokenizer(folder), tmp_path / "again"))):
+        assert tokenizer("Hello", TEXT, return_token_type_ids=True).encodings[0].type_ids == expected["token_type_ids"]
+        assert tokenizer("Hello", TEXT)["input_ids"] == expected["input_ids"]

@@ -1,5 +1,6 @@
 """Rows to files: what is written is read again, and a file appears whole or not at all."""
 
+import datetime
 import gzip
 import json
 import os
@@ -195,3 +196,26 @@ def test_the_file_has_the_permissions_of_an_ordinary_one(tmp_path: Path, umask: 
 def test_a_packed_file_is_whole(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv.gz", [{"text": "a"}] * 10_000)
     assert gzip.decompress(path.read_bytes()) == b"text\n" + b"a\n" * 10_000
+
+
+DEEP = {"day": datetime.date(2026, 1, 31), "parts": [{"a": 1}, "b,c"]}
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl"])
+def test_what_has_no_form_in_a_format_is_text(tmp_path: Path, suffix: str) -> None:
+    (row,) = read(write(tmp_path / f"a.{suffix}", [DEEP | {"inside": {"day": DEEP["day"]}}]))
+    plain = {name: json.loads(row[name]) if isinstance(row[name], str) else row[name] for name in ("parts", "inside")}
+    assert row["day"] == "2026-01-31"
+    assert plain == {"parts": DEEP["parts"], "inside": {"day": "2026-01-31"}}
+
+
+def test_a_number_that_parquet_cannot_hold_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"a\.parquet: can't be a table: .*; name a \.jsonl file"):
+        write(tmp_path / "a.parquet", [{"n": 10**30}])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_is_no_file_to_write(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").mkdir()
+    with pytest.raises(UserError, match=r"a\.csv: is a folder, and a file is to be written there"):
+        write(tmp_path / "a.csv", ROWS)

@@ -5,8 +5,10 @@ import shutil
 from pathlib import Path
 
 import micro
+import numpy as np
 import pytest
 from micro import Failing
+from safetensors.numpy import load_file, save_file
 
 from electra_jax.config import FinetuneConfig
 from electra_jax.data.tokenizer import load_tokenizer, save_tokenizer
@@ -60,7 +62,13 @@ def finetune(fail: Failing, pretrained: Path, tmp_path: Path) -> Failing:
         (GOOD, ["--length", 49], "length: 49 is not between 16 and the model's 48 positions"),
         (GOOD, ["--eval-fraction", 1.5], "eval_fraction: 1.5 is not from 0 to below 1"),
         (GOOD, ["--eval-fraction", 0.5, "--stratify"], "eval_fraction: 0.5 of 2 examples: "),
-        (GOOD, ["--epochs", 0], "epochs: 0.0 is not above 0"),
+        (GOOD, ["--epochs", 0], "epochs: 0.0 is not a number above 0"),
+        (GOOD, ["--epochs", "inf"], "epochs: inf is not a number above 0"),
+        (GOOD, ["--epochs", 1e18, "--eval-fraction", 0], "epochs: 1e+18 are 1e+18 steps, more than 2**31; give fewer"),
+        (GOOD, ["--learning-rate", "nan"], "learning_rate: nan is not a number above 0"),
+        (GOOD, ["--weight-decay", -1], "weight_decay: -1.0 is not a number of at least 0"),
+        (GOOD, ["--compute.attention", "cudnn"], "compute.attention: cudnn takes an NVIDIA GPU"),
+        ("label,text\n1e39,b\n", ["--task", "regression"], "train.csv: row 1, column 'label': '1e39' is no number"),
         (GOOD, ["--seed", -1], "seed: -1 is not between 0 and"),
         (GOOD, ["--dropout", 1], "dropout: 1.0 is not from 0 to below 1"),
         (GOOD, ["--eval", "none.csv"], "none.csv: no such file or folder"),
@@ -153,6 +161,15 @@ def test_a_folder_that_is_there_already(fail: Failing, pretrained: Path, tmp_pat
     assert line.startswith(f"{tmp_path}/taken: already exists and is not empty")
 
 
+def test_a_model_of_one_segment_reads_no_pairs(finetune: Failing, model: Path) -> None:
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"type_vocab_size": 1}))
+    types, tensors = "electra.embeddings.token_type_embeddings.weight", load_file(model / "model.safetensors")
+    save_file(tensors | {types: tensors[types][:1].copy()}, model / "model.safetensors")
+    line = finetune("a,b,label\nx,y,0\nx,z,1\n", "--model", model, "--text", "a", "b")
+    assert line == ("text: classification reads two segments, and the model has type_vocab_size 1; take another model")
+
+
 # --- predict, evaluate, detect ------------------------------------------------------------------------------------
 
 
@@ -170,9 +187,11 @@ def test_predicting_by_a_model_that_was_not_fine_tuned(fail: Failing, pretrained
         ("text,predicted\na,b\n", "out.csv", "in.csv: row 1: has a column 'predicted' already"),
         ("text\na\n", "out.xlsx", "out.xlsx: files of this kind can't be written; name one of .csv"),
         ("text\na\n", "none/out.csv", "none/out.csv: can't be made there: "),
+        ("text\na\n", "learnt.csv", "learnt.csv: is a folder, and a file is to be written there"),
     ],
 )
 def test_predicting(fail: Failing, learnt: FinetuneConfig, tmp_path: Path, content: str, out: str, says: str) -> None:
+    (tmp_path / "learnt.csv").mkdir()
     (tmp_path / "in.csv").write_text(content)
     line = fail("predict", "--model", learnt.out, "--in", tmp_path / "in.csv", "--out", tmp_path / out)
     assert line.startswith(f"{tmp_path}/{says}")
@@ -193,6 +212,64 @@ def test_an_evaluation_where_no_folder_can_be(
     assert line.startswith(f"{tmp_path}/file: can't be made there: ")
 
 
+def test_predicting_when_all_rows_are_left_out(fail: Failing, learnt: FinetuneConfig, tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text('text\n""\n" "\n')
+    paths = ["--in", tmp_path / "in.csv", "--out", tmp_path / "out.parquet"]
+    line = fail("predict", "--model", learnt.out, *paths, "--empty", "skip")
+    assert line == f"{tmp_path}/in.csv: all of its 2 rows have empty fields"
+    assert not (tmp_path / "out.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"labels": ["bad"]}, "the model is of sequence and 2 outputs, and task.json is classification of 1 outputs"),
+        ({"task": "tagging"}, "the model is of sequence and 2 outputs, and task.json is tagging of 2 outputs"),
+        ({"text": []}, "text: 0 columns are named, and classification reads 1 or 2"),
+        ({"length": 4096}, "length: 4096 is not between 16 and the model's 48 positions"),
+        ([], "task.json: expected a table of fields, and [] is a list"),
+    ],
+)
+def test_a_task_that_is_not_the_models(
+    fail: Failing, learnt: FinetuneConfig, tmp_path: Path, changes: dict | list, says: str
+) -> None:
+    model = Path(shutil.copytree(learnt.out, tmp_path / "changed"))
+    settings = json.loads((model / "task.json").read_text())
+    (model / "task.json").write_text(json.dumps(settings | changes if isinstance(changes, dict) else changes))
+    (tmp_path / "in.csv").write_text("text\na\n")
+    line = fail("predict", "--model", model, "--in", tmp_path / "in.csv", "--out", tmp_path / "out.csv")
+    assert line.endswith(says)
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate"])
+def test_weights_that_are_no_numbers(fail: Failing, learnt: FinetuneConfig, tmp_path: Path, command: str) -> None:
+    model = Path(shutil.copytree(learnt.out, tmp_path / "broken"))
+    bias, tensors = "classifier.out_proj.bias", load_file(model / "model.safetensors")
+    save_file(tensors | {bias: tensors[bias] * np.nan}, model / "model.safetensors")
+    (tmp_path / "in.csv").write_text(GOOD)
+    data, out = ("--in", "out.csv") if command == "predict" else ("--data", "out")
+    line = fail(command, "--model", model, data, tmp_path / "in.csv", "--out", tmp_path / out)
+    assert line.startswith("the model's logits are no numbers; its weights are damaged")
+    assert not (tmp_path / out).exists()
+
+
+@pytest.mark.parametrize("folder", ["pretrained", "learnt"])
+def test_a_tokenizer_of_more_entries_than_the_model(
+    fail: Failing, pretrained: Path, learnt: FinetuneConfig, tmp_path: Path, folder: str
+) -> None:
+    model = Path(shutil.copytree(pretrained if folder == "pretrained" else learnt.out, tmp_path / "short"))
+    tokenizer = load_tokenizer(model)
+    tokenizer.add_tokens(["zebra"])
+    for name in ("tokenizer.json", "vocab.txt", "tokenizer_config.json"):
+        (model / name).unlink()
+    save_tokenizer(tokenizer, model)
+    (tmp_path / "in.csv").write_text("text\na zebra\n")
+    given = ["a zebra"] if folder == "pretrained" else ["--in", tmp_path / "in.csv", "--out", tmp_path / "out.csv"]
+    line = fail("detect" if folder == "pretrained" else "predict", "--model", model, *given)
+    size = len(tokenizer)
+    assert line == f"{model}: its tokenizer has {size} entries, its model {size - 1}; give its own"
+
+
 def test_a_page_where_no_file_can_be(fail: Failing, pretrained: Path, tmp_path: Path) -> None:
     line = fail("detect", "--model", pretrained, "a fox", "--html", tmp_path / "none" / "page.html")
     assert line.startswith(f"{tmp_path}/none/page.html: can't be made there: ")
@@ -205,10 +282,19 @@ def test_detecting_by_a_fine_tuned_model(fail: Failing, learnt: FinetuneConfig) 
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [(" ", "the text: is empty"), ("fox " * 60, "the text: has 62 tokens, and the model 48 positions")],
+    [
+        (" ", "the text: is empty"),
+        ("caf\udce9", r"the text: 'caf\udce9' is not UTF-8; convert it"),
+        ("fox " * 60, "the text: has 62 tokens, and the model 48 positions"),
+    ],
 )
 def test_detecting_a_text_that_does_not_fit(fail: Failing, pretrained: Path, text: str, says: str) -> None:
     assert fail("detect", "--model", pretrained, text).startswith(says)
+
+
+@pytest.mark.parametrize("command", ["detect", "score"])
+def test_no_text(fail: Failing, pretrained: Path, command: str) -> None:
+    assert fail(command, "--model", pretrained).startswith("text: none is given; put one or several")
 
 
 def test_a_text_that_is_too_long_is_told_once(fail: Failing, model: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -8,7 +8,7 @@ import pytest
 from sklearn import metrics
 from transformers import PreTrainedTokenizerFast
 
-from electra_jax.config import FinetuneConfig
+from electra_jax.config import ElectraConfig, FinetuneConfig
 from electra_jax.data.records import Record
 from electra_jax.data.tokenizer import load_tokenizer
 from electra_jax.errors import UserError
@@ -25,7 +25,7 @@ def words(tokenizer: Path) -> PreTrainedTokenizerFast:
 
 
 def make(words: PreTrainedTokenizerFast, **settings: Any) -> Task:
-    return make_task(FinetuneConfig("model", Path("out"), **({"length": LENGTH} | settings)), words, positions=512)
+    return make_task(FinetuneConfig("model", Path("out"), **({"length": LENGTH} | settings)), words, ElectraConfig())
 
 
 def read(task: Task, *rows: dict[str, Any]) -> list[Example]:

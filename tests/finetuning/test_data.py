@@ -13,7 +13,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from datasets import List as ListOf
 from transformers import PreTrainedTokenizerFast
 
-from electra_jax.config import FinetuneConfig
+from electra_jax.config import ElectraConfig, FinetuneConfig
 from electra_jax.data.tokenizer import load_tokenizer
 from electra_jax.errors import UserError
 from electra_jax.finetuning.data import FinetuneData, Split, load_data, read_records
@@ -35,7 +35,7 @@ def load(pieces: PreTrainedTokenizerFast) -> Load:
 
     def run(train: Path | None, **settings: Any) -> FinetuneData:
         config = FinetuneConfig("model", Path("out"), train=None if train is None else str(train), **settings)
-        return load_data(config, make_task(config, pieces, 48))
+        return load_data(config, make_task(config, pieces, ElectraConfig(max_position_embeddings=48)))
 
     return run
 
@@ -93,6 +93,19 @@ def test_the_labels_are_those_of_training_alone(load: Load, tmp_path: Path) -> N
         load(train, eval=str(other))
 
 
+def test_a_rare_label_may_fall_among_the_held_out(load: Load, tmp_path: Path) -> None:
+    train = write(tmp_path / "a.csv", [*ROWS, ("the only one", "rare")])
+    labels = {load(train, eval_fraction=0.5, seed=seed).task.settings.labels for seed in range(8)}
+    assert labels == {("bad", "good", "rare")}
+
+
+def test_a_label_that_is_no_number_is_empty(load: Load, tmp_path: Path) -> None:
+    rows = [{"text": text, "label": float(label == "good")} for text, label in ROWS]
+    Dataset.from_list([*rows, {"text": "a", "label": float("nan")}]).to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"row 101, column 'label' is empty; fill it in"):
+        load(tmp_path / "a.parquet")
+
+
 @pytest.mark.parametrize("stratify", [False, True])
 def test_repetitions_of_a_text_are_on_one_side(load: Load, tmp_path: Path, stratify: bool) -> None:
     rows = [(f"fox {n % 25}", "good" if n % 2 else "bad") for n in range(100)]
@@ -145,7 +158,7 @@ def test_every_text_is_as_likely_to_be_held_out(load: Load, tmp_path: Path) -> N
     [
         (100, {"eval_fraction": 1.0}, "eval_fraction: 1.0 is not from 0 to below 1"),
         (100, {"eval_fraction": -0.1}, "eval_fraction: -0.1 is not from 0 to below 1"),
-        (1, {}, "eval_fraction: 0.1 of 1 examples: "),
+        (2, {"eval_fraction": 0.9}, "eval_fraction: 0.9 of 2 examples: "),
         (6, {"eval_fraction": 0.2, "stratify": True}, "eval_fraction: 0.2 of 6 examples: "),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 from scipy.special import log_softmax, softmax
 from transformers import PreTrainedTokenizerFast
 
-from electra_jax.config import FinetuneConfig
+from electra_jax.config import ElectraConfig, FinetuneConfig
 from electra_jax.data.records import Record
 from electra_jax.data.tokenizer import load_tokenizer
 from electra_jax.errors import UserError
@@ -26,7 +26,7 @@ def pieces(tokenizer: Path) -> PreTrainedTokenizerFast:
 
 def make(pieces: PreTrainedTokenizerFast, **changes: Any) -> Task:
     config = FinetuneConfig("model", Path("out"), task="multiple-choice", **({"length": 32} | changes))
-    return make_task(config, pieces, positions=512)
+    return make_task(config, pieces, ElectraConfig())
 
 
 def record(**changes: Any) -> Record:

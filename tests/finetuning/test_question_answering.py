@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import BertTokenizer, PreTrainedTokenizerFast
 
-from electra_jax.config import FinetuneConfig
+from electra_jax.config import ElectraConfig, FinetuneConfig
 from electra_jax.data.records import Record
 from electra_jax.data.tokenizer import load_tokenizer
 from electra_jax.errors import UserError
@@ -34,7 +34,7 @@ def pieces(tokenizer: Path) -> PreTrainedTokenizerFast:
 
 def make(pieces: PreTrainedTokenizerFast, **changes: Any) -> Task:
     config = FinetuneConfig("model", Path("out"), task="question-answering", **({"length": 32, "stride": 8} | changes))
-    return make_task(config, pieces, positions=512)
+    return make_task(config, pieces, ElectraConfig())
 
 
 def example(context: str, *answers: Answer, question: str = "who?") -> Example:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from electra_jax.config import FinetuneConfig
+from electra_jax.config import ElectraConfig, FinetuneConfig
 from electra_jax.data.records import Record
 from electra_jax.data.tokenizer import load_tokenizer
 from electra_jax.errors import UserError
@@ -17,7 +17,7 @@ from electra_jax.finetuning.tasks import make_task
 @pytest.fixture(scope="module")
 def task(tokenizer: Path) -> Task:
     config = FinetuneConfig("model", Path("out"), task="regression", label=("stars",))
-    return make_task(config, load_tokenizer(tokenizer), positions=512)
+    return make_task(config, load_tokenizer(tokenizer), ElectraConfig())
 
 
 def read(task: Task, value: Any) -> Example:
@@ -44,7 +44,7 @@ def test_numbers_and_their_texts_are_targets(task: Task, value: Any, number: flo
     assert task.head.outputs == 1
 
 
-@pytest.mark.parametrize("value", ["good", "1,5", "nan", "inf", "-Infinity", float("nan"), float("inf"), True])
+@pytest.mark.parametrize("value", ["good", "1,5", "nan", "inf", "-Infinity", float("inf"), True])
 def test_what_is_no_number_is_named_by_row(task: Task, value: Any):
     with pytest.raises(UserError, match=r"a\.tsv: row 7, column 'stars': .* is no number") as error:
         read(task, value)
@@ -61,7 +61,7 @@ def test_an_empty_label_may_be_left_out(task: Task, value: Any):
 def test_a_text_of_its_own_is_read_as_transformers_does(tokenizer: Path):
     words = load_tokenizer(tokenizer)
     config = FinetuneConfig("model", Path("out"), task="stsb", length=16)
-    task = make_task(config, words, positions=512)
+    task = make_task(config, words, ElectraConfig())
     row = {"sentence1": "the quick brown fox jumps over dogs", "sentence2": "lazy dogs near rivers", "label": 3.2}
     ((feature,),) = task.features([task.read(Record("a", 1, row), labelled=True)])
     expected = words(row["sentence1"], row["sentence2"], truncation=True, max_length=16)

@@ -48,6 +48,18 @@ def test_a_classifier_of_texts_takes_no_pairs(learnt: FinetuneConfig) -> None:
         Classifier.from_pretrained(learnt.out)(["a"], ["b"])
 
 
+def test_a_model_of_transformers_reads_as_far_as_it_can(tmp_path: Path, words: Path) -> None:
+    tokenizer = load_tokenizer(words)
+    sizes = {"vocab_size": len(tokenizer), "embedding_size": 8, "hidden_size": 16, "num_hidden_layers": 1}
+    config = transformers.ElectraConfig(**sizes, num_attention_heads=2, intermediate_size=16, initializer_range=1.0)
+    model, text = transformers.ElectraForSequenceClassification(config), "the lazy fox " * 80
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    pipeline = transformers.pipeline("text-classification", model=str(tmp_path), top_k=1)
+    (answer,) = Classifier.from_pretrained(tmp_path)([text])
+    assert answer["probability"] == pytest.approx(pipeline(text)[0][0]["score"], abs=1e-5)
+
+
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet", "jsonl.gz"])
 def test_rows_are_written_with_what_is_predicted(learnt: FinetuneConfig, tmp_path: Path, suffix: str) -> None:
     (tmp_path / "in.jsonl").write_text(
@@ -127,6 +139,16 @@ def test_an_evaluation_is_that_of_the_predictions(learnt: FinetuneConfig, exampl
     }
     for name in ("confusion.png", "roc.png"):
         assert (tmp_path / "evaluation" / name).read_bytes().startswith(PNG)
+
+
+def test_an_evaluation_leaves_no_picture_of_the_one_before(
+    learnt: FinetuneConfig, examples: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "evaluation"
+    evaluate(learnt.out, examples, out)
+    (tmp_path / "one.csv").write_text("text,label\na fox,good\n")
+    evaluate(learnt.out, tmp_path / "one.csv", out)
+    assert sorted(path.name for path in out.iterdir()) == ["confusion.png", "metrics.json"]
 
 
 def test_an_evaluation_stands_in_the_models_folder(learnt: FinetuneConfig, examples: Path) -> None:

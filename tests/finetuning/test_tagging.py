@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from electra_jax.config import FinetuneConfig
+from electra_jax.config import ElectraConfig, FinetuneConfig
 from electra_jax.data.records import Record
 from electra_jax.data.tokenizer import load_tokenizer
 from electra_jax.errors import UserError
@@ -29,7 +29,7 @@ def pieces(tokenizer: Path) -> PreTrainedTokenizerFast:
 
 def make(pieces: PreTrainedTokenizerFast, **changes: Any) -> Task:
     config = FinetuneConfig("model", Path("out"), task="tagging", **({"length": 16} | changes))
-    return make_task(config, pieces, positions=512).with_settings(labels=LABELS)
+    return make_task(config, pieces, ElectraConfig()).with_settings(labels=LABELS)
 
 
 def example(words: list[str], tags: list[str] | None = None) -> Example:

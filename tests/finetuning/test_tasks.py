@@ -6,7 +6,7 @@ from typing import Any, get_args
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from electra_jax.config import FinetuneConfig, GlueName, TaskName
+from electra_jax.config import ElectraConfig, FinetuneConfig, GlueName, TaskName
 from electra_jax.data.records import Record
 from electra_jax.data.tokenizer import load_tokenizer
 from electra_jax.errors import UserError
@@ -45,7 +45,7 @@ def config(task: str, **settings: Any) -> FinetuneConfig:
 
 
 def make(pieces: PreTrainedTokenizerFast, task: str, positions: int = 512, **settings: Any) -> Task:
-    return make_task(config(task, **settings), pieces, positions)
+    return make_task(config(task, **settings), pieces, ElectraConfig(max_position_embeddings=positions))
 
 
 def test_every_name_is_tested_here() -> None:
@@ -128,7 +128,7 @@ def test_a_model_of_few_positions_is_refused(pieces: PreTrainedTokenizerFast) ->
 @pytest.mark.parametrize("name", KINDS)
 def test_a_task_is_made_again_of_its_settings(pieces: PreTrainedTokenizerFast, name: TaskName) -> None:
     task = make(pieces, name).with_settings(labels=("a", "b"), metric="some")
-    again = task_of(task.settings, pieces)
+    again = task_of(task.settings, pieces, ElectraConfig())
     assert type(again) is type(task)
     assert again.settings == task.settings
     assert again.settings.labels == ("a", "b")

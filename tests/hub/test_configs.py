@@ -9,7 +9,7 @@ from tiny import CONFIGS
 
 from electra_jax.config import ElectraConfig, ModelConfig, TowerConfig
 from electra_jax.errors import UserError
-from electra_jax.hub.configs import from_hf, pair_config, to_hf, write_config
+from electra_jax.hub.configs import from_hf, pair_config, read_head, to_hf, write_config
 
 
 def write(folder: Path, **changes: object) -> Path:
@@ -144,3 +144,26 @@ def test_disagreeing_pair(field: str) -> None:
 
     with pytest.raises(UserError, match=re.escape(f"{field} is {value} in the discriminator and {value * 2} in the")):
         pair_config(CONFIGS["discriminator"], other)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"architectures": 5}, "holds none, which is no fine-tuned model"),
+        ({"id2label": {"0": "a", "1": "a"}}, "id2label has 'a' twice; give each label its own name"),
+        ({"id2label": {"0": "a", "2": "b"}}, "id2label doesn't number the labels from 0"),
+        ({"problem_type": "regression"}, "a regression of 2 numbers, and only one can be read"),
+        ({"architectures": ["ElectraForMultipleChoice"], "summary_activation": "tanh"}, "summary_activation is 'tanh'"),
+        ({"architectures": ["ElectraForMultipleChoice"], "summary_type": "mean"}, "summary_type is 'mean', and only"),
+    ],
+)
+def test_heads_that_are_not_read(tmp_path: Path, changes: dict, says: str) -> None:
+    labelled = {"architectures": ["ElectraForSequenceClassification"], "id2label": {"0": "a", "1": "b"}}
+    with pytest.raises(UserError) as error:
+        read_head(write(tmp_path, **(labelled | changes)))
+    assert str(error.value).startswith(f"{tmp_path}/config.json: {says}")
+
+
+def test_the_summary_of_another_head_does_not_matter(tmp_path: Path) -> None:
+    labelled = {"architectures": ["ElectraForSequenceClassification"], "id2label": {"0": "a", "1": "b"}}
+    assert read_head(write(tmp_path, **labelled, summary_activation="tanh")).labels == ("a", "b")

@@ -85,7 +85,7 @@ def test_a_fine_tuned_folder_loads(python: Path, tokenizer_folder: Path, tmp_pat
     config, head = CONFIGS["discriminator"], TaskHead("sequence", ("bad", "good"), "single_label_classification")
     params = nnx.to_pure_dict(nnx.state(TaskModel(config, "sequence", 2, rngs=nnx.Rngs(0)), nnx.Param))
     settings = TaskSettings("classification", ("text",), ("label",), labels=head.labels)
-    model = FineTuned(config, params, task_of(settings, load_tokenizer(tokenizer_folder)))
+    model = FineTuned(config, params, task_of(settings, load_tokenizer(tokenizer_folder), config))
     model.save_pretrained(tmp_path / "model")
     result = load(python, tmp_path / "model", "ElectraForSequenceClassification")
 

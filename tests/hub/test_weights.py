@@ -1,3 +1,4 @@
+import json
 import re
 import sys
 from pathlib import Path
@@ -6,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors
+import safetensors.numpy
 import torch
 from tiny import CONFIGS, StateFile
 
@@ -208,3 +210,40 @@ def test_kind_of() -> None:
 def test_kind_of_neither_or_both(keys: list[str]) -> None:
     with pytest.raises(UserError, match=r"^file: has (neither|both)"):
         kind_of(dict.fromkeys(keys, 0), "file")
+
+
+# --- several files, and old names ---
+
+
+def test_weights_in_several_files(discriminator: Discriminator, discriminator_folder: Path) -> None:
+    tensors = safetensors.numpy.load_file(discriminator_folder / "model.safetensors")
+    (discriminator_folder / "model.safetensors").unlink()
+    names = sorted(tensors)
+    shards = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
+    for file, some in shards.items():
+        safetensors.numpy.save_file({name: tensors[name] for name in some}, discriminator_folder / file)
+    weight_map = {name: file for file, some in shards.items() for name in some}
+    index = discriminator_folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    assert_equal(Discriminator.from_pretrained(discriminator_folder).params, discriminator.params)
+
+    (discriminator_folder / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(UserError, match=r"model-00002-of-00002\.safetensors: damaged, or cut short"):
+        Discriminator.from_pretrained(discriminator_folder)
+    index.write_text("[]")
+    with pytest.raises(UserError, match=r"index\.json: damaged, or cut short"):
+        Discriminator.from_pretrained(discriminator_folder)
+
+
+def test_the_names_that_layer_norm_had_in_tensorflow(
+    discriminator: Discriminator, discriminator_state: StateFile
+) -> None:
+    new = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+    renamed = {}
+    for key, tensor in discriminator_state.tensors.items():
+        end = ".".join(key.split(".")[-2:])
+        renamed[key.removesuffix(end) + new.get(end, end)] = tensor
+    assert renamed.keys() != discriminator_state.tensors.keys()
+    discriminator_state.tensors = renamed
+    discriminator_state.save()
+    assert_equal(Discriminator.from_pretrained(discriminator_state.path.parent).params, discriminator.params)

@@ -70,3 +70,10 @@ def test_a_table_has_a_row_for_each_name() -> None:
         ["mesh", "data=1"],
         ["steps", "20"],
     ]
+
+
+def test_a_table_shows_what_looks_like_markup() -> None:
+    file = console()
+    file.print(table("p[v2]", {"labels": "[good], [/bad]"}))
+    assert "p[v2]" in printed(file)
+    assert "[good], [/bad]" in printed(file)
