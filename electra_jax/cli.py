@@ -1,5 +1,6 @@
 """The command `electra-jax`: one function a subcommand, no logic of its own."""
 
+import errno
 import os
 import select
 import sys
@@ -23,6 +24,8 @@ from electra_jax.config import (
 )
 from electra_jax.errors import RunError, UserError
 
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP)
+"""What the system says of a path that a person can mend."""
 INTERRUPTED, UNREAD = 130, 141  # what a shell gives for SIGINT and SIGPIPE
 
 
@@ -138,7 +141,7 @@ def vocab(arguments: Sequence[str], console: Console) -> None:
 
     config = tyro.cli(VocabConfig, args=arguments, prog="electra-jax vocab")
     result = train_vocabulary(config)
-    console.print(f"{result.folder}: {result.size:,} entries")
+    console.print(f"{result.folder}: {result.size:,} entries", soft_wrap=True)
 
 
 def prepare(arguments: Sequence[str], console: Console) -> None:
@@ -362,6 +365,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes there at exit
         sys.exit(UNREAD)
+    except OSError as error:
+        if error.errno not in REFUSED or not error.filename:
+            raise
+        print(f"electra-jax {name}: {error.filename}: {error.strerror}", file=sys.stderr, flush=True)
+        sys.exit(UserError.status)
 
 
 def _reader_is_gone() -> bool:

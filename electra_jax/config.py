@@ -253,9 +253,11 @@ class VocabConfig:
     """Training a WordPiece vocabulary."""
 
     text: Positional[tuple[Path, ...]]
-    """Text files, plain or .gz."""
+    """Text files, plain or .gz, or CSV, TSV, JSON, JSONL or Parquet files."""
     out: Path
     """Folder of the tokenizer."""
+    field: str = "text"
+    """Column that holds the text, where the file has columns."""
     size: int = 30522
     """Entries of the vocabulary, special tokens included."""
     min_frequency: int = 2

@@ -10,11 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from electra_jax.errors import UserError
+from electra_jax.errors import RunError, UserError
 
 HELD = (errno.EACCES, errno.EAGAIN)
 """What the system says of a lock that another process has."""
 LOCK = "lock"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What it says where there is no room for more."""
 
 
 def check_absent(path: Path) -> None:
@@ -40,17 +42,31 @@ def can_be_made(path: Path) -> Iterator[None]:
 
 
 @contextmanager
+def room_for(path: Path) -> Iterator[None]:
+    """Raise RunError where the block, which writes `path`, finds the disk full or the file too large for it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        said = f"{path}: can't be written: {error.strerror}; make room, and run the same command again"
+        raise RunError(said) from error
+
+
+@contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A temporary folder beside `path`, which becomes `path` when the block ends without an exception.
 
-    Raises UserError where `path` already holds something or can't be made; on any exception nothing is left behind.
+    Raises UserError where `path` already holds something or can't be made, and RunError where there is no room; on any
+    exception nothing is left behind.
     """
     check_absent(path)
     with can_be_made(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
-        yield scratch
+        with room_for(path):
+            yield scratch
         scratch.chmod(0o777 & ~umask())  # mkdtemp makes it private
         os.replace(scratch, path)  # an empty folder at `path` is replaced
     finally:

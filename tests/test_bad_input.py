@@ -62,7 +62,44 @@ def test_text_that_cannot_be_read(
 def test_a_column_that_is_not_there(fail: Failing, tokenizer: Path, tmp_path: Path, name: str, content: str) -> None:
     (tmp_path / name).write_text(content)
     line = fail("prepare", tmp_path / name, "--tokenizer", tokenizer, "--out", tmp_path / "out", "--field", "txt")
-    assert line == f"{tmp_path / name}: has no field 'txt'; there are: title, body"
+    assert line == f"{tmp_path / name}: row 1: has no column 'txt'; there are: title, body"
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--min-frequency", -1], "min_frequency: -1 is not between 1 and 2**31 - 1"),
+        (["--size", 10**20], f"size: {10**20} is not between 1 and 2**31 - 1"),
+        (["--limit-alphabet", 0], "limit_alphabet: 0 is not between 1 and 2**31 - 1"),
+        (["--max-length", 0], "max_length: 0 is not between 1 and 2**31 - 1"),
+        (["--out", "/proc/foo/x"], "/proc/foo/x: can't be made there: "),
+    ],
+)
+def test_settings_of_a_vocabulary(fail: Failing, text: Path, tmp_path: Path, options: list, says: str) -> None:
+    assert fail("vocab", text, "--out", tmp_path / "out", *options).startswith(says)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_out_of_range(fail: Failing, text: Path, tokenizer: Path, tmp_path: Path, seed: int) -> None:
+    line = fail("prepare", text, "--tokenizer", tokenizer, "--out", tmp_path / "out", "--seed", seed)
+    assert line == f"seed {seed}: a number from 0 to 2**32 - 1 is needed"
+
+
+def test_a_name_that_is_not_utf_8(fail: Failing, text: Path, tokenizer: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copy(text, tmp_path / "caf\udce9.txt"))
+    line = fail("prepare", path, "--tokenizer", tokenizer, "--out", tmp_path / "out")
+    assert line == f"{str(path)!a}: its name is not UTF-8; rename it"
+
+
+@pytest.mark.parametrize("command", ["vocab", "prepare", "pretrain"])
+def test_a_path_that_the_system_refuses(fail: Failing, tokenizer: Path, tmp_path: Path, command: str) -> None:
+    long = "a" * 300
+    given = {
+        "vocab": [long, "--out", tmp_path / "out"],
+        "prepare": [long, "--tokenizer", tokenizer, "--out", tmp_path / "out"],
+        "pretrain": ["--config", long],
+    }[command]
+    assert fail(command, *given).endswith(f"{long}: File name too long")
 
 
 def test_a_tokenizer_that_is_not_there(fail: Failing, text: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from electra_jax.config import (
     TowerConfig,
 )
 from electra_jax.errors import UserError
-from electra_jax.presets import load_config, parse, read_fields, to_toml
+from electra_jax.presets import load_config, parse, parse_fields, read_fields, to_toml
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 PATHS = {"data": "rows", "out": "run"}
@@ -107,11 +107,21 @@ def test_a_missing_field_is_told() -> None:
         parse(PretrainConfig, {"data": "rows"}, "my.toml")
 
 
+def test_a_number_too_large_for_a_float() -> None:
+    with pytest.raises(UserError, match="here: ema_decay: the number is too large"):
+        parse_fields(PretrainConfig, {"ema_decay": 10**400}, "here")
+
+
 @pytest.mark.parametrize("content", [b"steps = ", b"steps = 1\nsteps = 2", b"\xff\xfe"])
 def test_a_file_that_is_no_toml(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "my.toml").write_bytes(content)
     with pytest.raises(UserError, match=r"my.toml: not a TOML file: "):
         read_fields(tmp_path / "my.toml")
+
+
+def test_a_byte_order_mark_is_no_toml(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_bytes(b"\xef\xbb\xbfsteps = 3\n")
+    assert read_fields(tmp_path / "a.toml") == {"steps": 3}
 
 
 def test_a_preset_that_is_not_there() -> None:

@@ -108,8 +108,8 @@ class _Mixture:
 
 def _order(sizes: Sequence[int], weights: Sequence[float], seed: int) -> grain.MapDataset[int]:
     """The row's number at each position of the training, without end."""
-    # The first folder's key is the seed, and the others' are far from it: grain's next epoch has the next key.
-    keys = [seed, *(int(np.random.SeedSequence((seed, i)).generate_state(1)[0]) for i in range(1, len(sizes)))]
+    # Far from each other: grain's next epoch has the next key, which must be no other seed's, and no other folder's.
+    keys = [int(np.random.SeedSequence((seed, i)).generate_state(1)[0]) for i in range(len(sizes))]
     folders = [
         grain.MapDataset.range(stop - size, stop).shuffle(seed=key).repeat()
         for size, stop, key in zip(sizes, accumulate(sizes), keys, strict=True)

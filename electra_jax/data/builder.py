@@ -38,8 +38,9 @@ def build_rows(
     - Once B has begun, A is closed. [G] lets a later sentence that still fits fall back into A, out of order.
     """
     ends = [end for end, count in zip(accumulate(sentence_lengths), sentence_lengths, strict=True) if count]
-    start, target = 0, length
+    start = 0
     while ends and start < ends[-1]:
+        target = rng.randint(SHORTEST, length) if rng.random() < short_row_prob else length
         gathered = _gather(ends, start, target)
         one_segment = rng.random() < single_segment_prob
         limit = ends[-1] + 1 if one_segment else (target - TWO_SEGMENT_SPECIALS) // 2
@@ -48,7 +49,6 @@ def build_rows(
         stop = min(gathered[-1], middle + room)
         yield Row(start, middle, stop)
         start = stop
-        target = rng.randint(SHORTEST, length) if rng.random() < short_row_prob else length
 
 
 def _gather(ends: list[int], start: int, target: int) -> list[int]:

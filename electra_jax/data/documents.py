@@ -3,37 +3,30 @@
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from datasets import Dataset, DatasetDict, Value, load_dataset, load_from_disk
 
 from electra_jax.config import PrepareConfig
 from electra_jax.data.lines import read_lines
-from electra_jax.data.records import format_of
+from electra_jax.data.records import FORMATS, Record, format_of, read_file, require_rows
 from electra_jax.errors import UserError, first_line
 
-TABLES: dict[str, tuple[str, dict[str, Any]]] = {
-    ".csv": ("csv", {"keep_default_na": False}),  # or "NA" and "null" wouldn't be texts
-    ".tsv": ("csv", {"keep_default_na": False, "sep": "\t"}),
-    ".json": ("json", {}),
-    ".jsonl": ("json", {}),
-    ".parquet": ("parquet", {}),
-}
 HUB_DATASET = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 """A data set of the hub: name or owner/name."""
 TEXT_TYPES = ("string", "large_string", "string_view")
 DOCUMENTS_AT_ONCE = 64
 
 
-def read_documents(config: PrepareConfig, scratch: Path) -> Iterator[str]:
+def read_documents(config: PrepareConfig) -> Iterator[str]:
     """The documents of all sources in the order given, each with its sentences separated by newlines.
 
-    Documents without any text are skipped. Tables are read by way of files in `scratch`, which the caller deletes.
-    Raises UserError where a source can't be found (before any is read) or read, or where none has text.
+    Documents without any text are skipped. Raises UserError where a source can't be found (before any is read) or
+    read, or where none has text.
     """
     for source in config.sources:
         check_source(source)
-    return _documents(config, scratch)
+    return _documents(config)
 
 
 def split_documents(lines: Iterable[str], documents: Literal["paragraph", "line"]) -> Iterator[str]:
@@ -50,10 +43,25 @@ def split_documents(lines: Iterable[str], documents: Literal["paragraph", "line"
         yield "\n".join(gathered)
 
 
-def _documents(config: PrepareConfig, scratch: Path) -> Iterator[str]:
+def table_texts(path: Path, field: str) -> Iterator[str]:
+    """The texts of a column of a CSV, TSV, JSON, JSONL or Parquet file; raises UserError where one is no text."""
+    for record in require_rows(read_file(path, field), str(path)):
+        text = record.get(field)
+        if text is not None:
+            yield _text(text, field, record)
+
+
+def _text(value: object, field: str, record: Record) -> str:
+    if not isinstance(value, str):
+        kind = type(value).__name__
+        raise UserError(f"{record.where}, column {field!r} holds a {kind}, and a text is wanted; name another --field")
+    return value
+
+
+def _documents(config: PrepareConfig) -> Iterator[str]:
     found = False
     for source in config.sources:
-        for text in _texts(source, config, scratch):
+        for text in _texts(source, config):
             if text and not text.isspace():
                 found = True
                 yield text
@@ -61,34 +69,28 @@ def _documents(config: PrepareConfig, scratch: Path) -> Iterator[str]:
         raise UserError(f"{', '.join(config.sources)}: no text in it")
 
 
-def _texts(source: str, config: PrepareConfig, scratch: Path) -> Iterator[str | None]:
+def _texts(source: str, config: PrepareConfig) -> Iterator[str | None]:
     path = Path(source)
-    if path.is_file() and format_of(path) not in TABLES:
-        return split_documents(read_lines(path), config.documents)
     if path.is_file():
-        dataset = _load_table(path, scratch)
-    elif path.is_dir():
-        dataset = load_saved(path, config.split)
-    else:
-        dataset = load_hub(source, config.subset, config.split)
+        if format_of(path) in FORMATS:
+            return table_texts(path, config.field)
+        return split_documents(read_lines(path), config.documents)
+    dataset = load_saved(path, config.split) if path.is_dir() else load_hub(source, config.subset, config.split)
     return _column(dataset, config.field, source)
 
 
 def check_source(source: str) -> None:
     """Raise UserError for what is neither a file or folder nor could be the name of a hub dataset."""
     path = Path(source)
-    if path.exists():
-        return
-    if format_of(path) in (*TABLES, ".txt") or not HUB_DATASET.fullmatch(source):
-        raise UserError(f"{source}: no such file or folder")
-
-
-def _load_table(path: Path, scratch: Path) -> Dataset:
-    reader, options = TABLES[format_of(path)]
     try:
-        return load_dataset(reader, data_files=str(path), split="train", cache_dir=str(scratch), **options)
-    except Exception as error:  # pandas, pyarrow and datasets each have their own
-        raise UserError(f"{path}: can't be read as {reader}: {_reason(error)}") from error
+        if path.is_file() or path.is_dir():
+            return
+        if path.exists():
+            raise UserError(f"{source}: is no regular file; write its text to one")
+    except OSError as error:  # no rights to its folder, or a name too long
+        raise UserError(f"{source}: {error.strerror}") from error
+    if format_of(path) in (*FORMATS, ".txt") or not HUB_DATASET.fullmatch(source):
+        raise UserError(f"{source}: no such file or folder")
 
 
 def load_saved(path: Path, split: str) -> Dataset:

@@ -8,6 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import parent_process
 from pathlib import Path
@@ -17,7 +18,7 @@ from electra_jax.config import PrepareConfig
 from electra_jax.data.ahead import one_ahead
 from electra_jax.data.encoding import Encoder
 from electra_jax.data.shards import TextShard, write_shard
-from electra_jax.errors import UserError, first_line
+from electra_jax.errors import RunError, UserError, first_line
 
 Work = tuple[TextShard, Path]
 RAY_SETTINGS = {
@@ -37,7 +38,7 @@ def write_shards(work: Iterable[Work], encoder: Encoder, config: PrepareConfig) 
     """Write each shard to its file, on the engine of `config`.
 
     Shards are drawn from `work` as they can be taken, so that few of them are in memory. Raises UserError where
-    there is no Ray cluster at the address that Ray's settings name.
+    there is no Ray cluster at the address that Ray's settings name, RunError where a worker was killed.
     """
     if config.engine == "ray":
         _write_by_ray(work, encoder)
@@ -52,8 +53,12 @@ def _write_by_processes(work: Iterable[Work], encoder: Encoder, workers: int) ->
     def submit(shard: TextShard, file: Path) -> Future[None]:
         return pool.submit(write_shard, shard, encoder, file)
 
-    with ProcessPoolExecutor(workers, initializer=_start_worker) as pool:
-        _keep_busy(work, submit, Future.result, workers + 1)
+    try:
+        with ProcessPoolExecutor(workers, initializer=_start_worker) as pool:
+            _keep_busy(work, submit, Future.result, workers + 1)
+    except BrokenProcessPool as error:
+        said = "a worker was killed, perhaps for want of memory; run the same command again, or with fewer workers"
+        raise RunError(said) from error
 
 
 def _start_worker() -> None:

@@ -16,7 +16,7 @@ def check_files(paths: Iterable[Path]) -> None:
         if path.is_dir():
             raise UserError(f"{path}: is a folder; name the text files in it")
         if not path.is_file():
-            raise UserError(f"{path}: no such file")
+            raise UserError(f"{path}: {'is no regular file' if path.exists() else 'no such file'}")
 
 
 def read_lines(path: Path) -> Iterator[str]:
@@ -32,6 +32,15 @@ def read_lines(path: Path) -> Iterator[str]:
         raise UserError(f"{path}: not a complete .gz file ({error}); compress or copy it again") from error
     except OSError as error:
         raise UserError(f"{path}: can't be read: {error.strerror}") from error
+
+
+def is_unicode(text: str) -> bool:
+    """Whether it can be UTF-8: bytes of an argument or a file's name that aren't are halves of characters to Python."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _decode(line: bytes, path: Path, number: int) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from electra_jax.errors import UserError
 from electra_jax.files import write_text
@@ -87,6 +88,8 @@ def read_manifests(folder: Path) -> tuple[Manifest, ...]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         manifests = tuple(_parse(one, path) for one in (content if isinstance(content, list) else [content]))
+    except OSError as error:
+        raise UserError(f"{path}: can't be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: damaged ({error}); prepare the rows again") from error
     if not manifests:
@@ -106,7 +109,14 @@ def summary(manifest: Manifest, seconds: float) -> Table:
     tokens = manifest.train.tokens + manifest.eval.tokens
     table = Table(caption=f"{tokens / max(seconds, 1e-9):,.0f} tokens/s", caption_justify="left")
     table.add_column("split")
-    columns = ["documents", "rows", "tokens", r"\[UNK]", "padding", *(["examples a row"] if manifest.packed else [])]
+    columns: list[str | Text] = [
+        "documents",
+        "rows",
+        "tokens",
+        Text("[UNK]"),
+        "padding",
+        *(["examples a row"] if manifest.packed else []),
+    ]
     for column in columns:
         table.add_column(column, justify="right")
     for name, split in (("train", manifest.train), ("eval", manifest.eval)):

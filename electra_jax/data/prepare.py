@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from electra_jax.config import PrepareConfig
 from electra_jax.data.documents import read_documents
 from electra_jax.data.encoding import Encoder
 from electra_jax.data.engines import Work, check_engine, write_shards
+from electra_jax.data.lines import is_unicode
 from electra_jax.data.manifest import Manifest, SplitManifest, summary
 from electra_jax.data.partial import partial_folder
 from electra_jax.data.rows import Rows
@@ -54,6 +54,11 @@ def _check(config: PrepareConfig, tokenizer: PreTrainedTokenizerFast) -> None:
     longest = max_length(tokenizer)
     if not config.sources:
         raise UserError("sources: none is given; name at least one text file, folder or dataset")
+    for source in config.sources:
+        if not is_unicode(source):
+            raise UserError(f"{source!a}: its name is not UTF-8; rename it")
+    if not 0 <= config.seed < 2**32:
+        raise UserError(f"seed {config.seed}: a number from 0 to 2**32 - 1 is needed")
     if config.length < SHORTEST_LENGTH:
         raise UserError(f"length {config.length}: a row needs at least {SHORTEST_LENGTH} tokens")
     if longest is not None and config.length > longest:
@@ -91,7 +96,7 @@ def _settings_of_libraries(config: PrepareConfig) -> Iterator[None]:
 def _write_rows(config: PrepareConfig, encoder: Encoder, folder: Path) -> dict[Split, tuple[int, Rows]]:
     """Write both splits; returns the documents and the rows of each."""
     parts = {split: _Part(folder / split) for split in SPLITS}
-    write_shards(_unfinished(_shards(config, folder.parent / "tables"), parts, encoder), encoder, config)
+    write_shards(_unfinished(_shards(config), parts, encoder), encoder, config)
     written = {
         split: (part.documents, Rows(join_shards(part.folder, part.names, encoder))) for split, part in parts.items()
     }
@@ -113,10 +118,9 @@ class _Part:
     names: list[str] = field(default_factory=list)
 
 
-def _shards(config: PrepareConfig, scratch: Path) -> Iterator[TextShard]:
+def _shards(config: PrepareConfig) -> Iterator[TextShard]:
     """All documents, as shards."""
-    shutil.rmtree(scratch, ignore_errors=True)  # an interrupted run's
-    texts = datasets.utils.tqdm(read_documents(config, scratch), desc="documents", unit="")
+    texts = datasets.utils.tqdm(read_documents(config), desc="documents", unit="")
     return cut_shards(texts, lambda text: _is_held_out(text, config), config.shard_characters)
 
 

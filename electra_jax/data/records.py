@@ -73,20 +73,21 @@ def format_of(path: Path) -> str:
     return f".{suffixes[-1]}" if suffixes else ""
 
 
-def read_file(path: Path) -> Iterator[Record]:
+def read_file(path: Path, column: str | None = None) -> Iterator[Record]:
     """The rows of a CSV, TSV, JSON, JSONL or Parquet file, plain or .gz; few in memory at a time (but for JSON).
 
     CSV and TSV have a header, and may have a byte order mark and line ends within quotes. JSON is a list of objects,
-    or an object whose "data" is one. Raises UserError, which names file and row, for what can't be read.
+    or an object whose "data" is one, or JSONL. Where `column` is named, Parquet's others aren't read. Raises UserError,
+    which names file and row, for what can't be read.
     """
     kind = format_of(path)
     if kind not in FORMATS:
         raise UserError(f"{path}: files of this kind can't be read; give {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
     if kind == ".parquet":
-        return _read_parquet(path)
+        return _read_parquet(path, column)
     if kind in (".csv", ".tsv"):
         return _read_csv(path, "\t" if kind == ".tsv" else ",")
-    return _read_jsonl(path) if kind == ".jsonl" else _read_json(path)
+    return _read_jsonl(path) if kind == ".jsonl" or has_lines_of_json(path) else _read_json(path)
 
 
 def require_rows(records: Iterable[Record], source: str) -> Iterator[Record]:
@@ -171,6 +172,17 @@ def _read_json(path: Path) -> Iterator[Record]:
         yield _object(row, path, number)
 
 
+def has_lines_of_json(path: Path) -> bool:
+    """Whether a file is JSONL, whatever its name: several lines, and the first of them an object."""
+    with _open(path) as file:
+        lines = (line for line in file if not line.isspace())
+        first = next(lines, "").removeprefix(BYTE_ORDER_MARK)
+        try:
+            return isinstance(json.loads(first), dict) and next(lines, None) is not None
+        except (ValueError, RecursionError):
+            return False
+
+
 def read_json(path: Path) -> Any:
     """The content of a JSON file; raises UserError where it is none."""
     with _open(path) as file:
@@ -190,11 +202,12 @@ def _object(row: Any, path: Path, number: int) -> Record:
     return Record(str(path), number, row)
 
 
-def _read_parquet(path: Path) -> Iterator[Record]:
+def _read_parquet(path: Path, column: str | None) -> Iterator[Record]:
     try:
         with pq.ParquetFile(path) as file:
             number = 0
-            for batch in file.iter_batches(ROWS_AT_ONCE):
+            columns = [column] if column in file.schema_arrow.names else None
+            for batch in file.iter_batches(ROWS_AT_ONCE, columns=columns):
                 for values in _rows(batch, path, number):
                     number += 1
                     yield Record(str(path), number, values)

@@ -90,7 +90,7 @@ def _open(folder: Path, split: str) -> Dataset:
     Manifest.read(folder)
     try:
         return load_from_disk(str(folder / split))
-    except (OSError, ValueError, pa.ArrowException) as error:
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         raise UserError(f"{folder / split}: the rows can't be read ({error}); prepare them again") from error
 
 

@@ -96,11 +96,13 @@ def join_shards(folder: Path, names: list[str], encoder: Encoder) -> Dataset:
     """
     empty = Dataset.from_dict({name: [] for name in encoder.features}, features=encoder.features)
     empty.save_to_disk(folder, num_shards=1)  # the files that describe a data set, and one without rows
+    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     if names:
-        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         state["_data_files"] = [{"filename": name} for name in names]
         (folder / "state.json").write_text(json.dumps(state, indent=2, sort_keys=True), encoding="utf-8")
-        for path in set(folder.iterdir()) - {folder / name for name in (*names, "state.json", "dataset_info.json")}:
+    kept = {"state.json", "dataset_info.json", *(file["filename"] for file in state["_data_files"])}
+    for path in folder.iterdir():
+        if path.name not in kept:
             path.unlink()
     return datasets.load_from_disk(str(folder))
 

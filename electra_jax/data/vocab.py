@@ -11,14 +11,19 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import BertTokenizer
 
 from electra_jax.config import VocabConfig
+from electra_jax.data.documents import table_texts
 from electra_jax.data.lines import check_files, read_lines
+from electra_jax.data.records import FORMATS, format_of
 from electra_jax.data.tokenizer import save_tokenizer
 from electra_jax.errors import UserError
-from electra_jax.files import check_absent, new_folder
+from electra_jax.files import new_folder
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 """Ids 0 to 4, as in the release's vocabulary but without its unused entries between."""
 
+AT_LEAST_1 = ("size", "min_frequency", "limit_alphabet", "max_length")
+LONGEST_WORD = 100
+"""Characters of the longest word that BERT's tokenizer divides; a longer one is [UNK]."""
 PREFIX = "##"
 """Of a token that goes on a word."""
 
@@ -40,17 +45,20 @@ def train_vocabulary(config: VocabConfig) -> VocabResult:
     """
     if not config.text:
         raise UserError("text: none is given; name at least one text file")
+    for name in AT_LEAST_1:
+        value = getattr(config, name)
+        if value is not None and not 1 <= value < 2**31:
+            raise UserError(f"{name}: {value} is not between 1 and 2**31 - 1")
     check_files(config.text)
-    check_absent(config.out)
-    vocabulary = _train(config)
-    tokenizer = BertTokenizer(  # which ElectraTokenizer is another name of
-        vocab={token: index for index, token in enumerate(vocabulary)},
-        do_lower_case=config.lowercase,
-        strip_accents=config.strip_accents,
-        tokenize_chinese_chars=config.split_chinese,
-        model_max_length=config.max_length,
-    )
     with new_folder(config.out) as folder:
+        vocabulary = _train(config)
+        tokenizer = BertTokenizer(  # which ElectraTokenizer is another name of
+            vocab={token: index for index, token in enumerate(vocabulary)},
+            do_lower_case=config.lowercase,
+            strip_accents=config.strip_accents,
+            tokenize_chinese_chars=config.split_chinese,
+            model_max_length=config.max_length,
+        )
         save_tokenizer(tokenizer, folder)
     return VocabResult(config.out, len(vocabulary))
 
@@ -122,8 +130,21 @@ def _normalizer(config: VocabConfig) -> normalizers.BertNormalizer:
 
 
 def _lines(config: VocabConfig, rare: dict[int, str]) -> Iterator[str]:
-    """The text's lines, normalized as the tokenizer will, without the rare characters."""
+    """The text's lines, normalized as the tokenizer will, without the rare characters and words it can't divide."""
     normalizer = _normalizer(config)
     for path in config.text:
-        for line in read_lines(path):
-            yield normalizer.normalize_str(line).translate(rare)
+        for line in _raw_lines(path, config.field):
+            yield _without_long_words(normalizer.normalize_str(line).translate(rare))
+
+
+def _raw_lines(path: Path, field: str) -> Iterator[str]:
+    if format_of(path) not in FORMATS:
+        return read_lines(path)
+    return (line for text in table_texts(path, field) for line in text.split("\n"))
+
+
+def _without_long_words(line: str) -> str:
+    if len(max(line.split(), key=len, default="")) <= LONGEST_WORD:
+        return line
+    words = (word for word, _ in pre_tokenizers.BertPreTokenizer().pre_tokenize_str(line))
+    return " ".join(word for word in words if len(word) <= LONGEST_WORD)

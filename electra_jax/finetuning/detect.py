@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.text import Text
 
+from electra_jax.data.lines import is_unicode
 from electra_jax.data.tokenizer import fitting, load_tokenizer
 from electra_jax.errors import UserError
 from electra_jax.files import can_be_made, write_text
@@ -73,10 +74,8 @@ def _detect(discriminator: Discriminator, tokenizer: object, text: str) -> Detec
 
 def encode(discriminator: Discriminator, tokenizer: object, text: str) -> Any:
     """The text as `tokenizers` encodes it, [CLS] to [SEP]; raises UserError where it's empty, too long or no UTF-8."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise UserError(f"the text: {text!a} is not UTF-8; convert it") from None
+    if not is_unicode(text):
+        raise UserError(f"the text: {text!a} is not UTF-8; convert it")
     encoding = tokenizer(text, verbose=False).encodings[0]  # type: ignore[operator]
     positions = discriminator.config.max_position_embeddings
     if len(encoding.ids) == 2:

@@ -106,8 +106,15 @@ def test_columns_stay_together(rows: Rows):
 
 @pytest.mark.parametrize("seed", [0, 5, 2**32 - 1])
 def test_one_folder_is_shuffled_and_repeated_by_grain(rows: Rows, seed: int):
-    theirs = grain.MapDataset.range(30).shuffle(seed=seed).repeat().batch(7, drop_remainder=True)
+    key = int(np.random.SeedSequence((seed, 0)).generate_state(1)[0])
+    theirs = grain.MapDataset.range(30).shuffle(seed=key).repeat().batch(7, drop_remainder=True)
     assert numbers(take(rows, 7, seed, first_step=3, count=20)) == [n for step in range(3, 23) for n in theirs[step]]
+
+
+def test_an_epoch_is_none_of_another_seed(rows: Rows):
+    epochs = [numbers(take(rows, 6, seed, first_step=5 * epoch, count=5)) for seed in range(3) for epoch in range(4)]
+    assert all(sorted(epoch) == list(range(30)) for epoch in epochs)
+    assert len(set(map(tuple, epochs))) == len(epochs)
 
 
 @pytest.mark.parametrize("first_step", [1, 5, 100])

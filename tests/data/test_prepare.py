@@ -104,7 +104,7 @@ def test_packed_rows_hold_the_same_examples(prepared: tuple[Path, Manifest], con
         for count in ("documents", "tokens", "text_tokens", "unknown_tokens"):
             assert getattr(ours, count) == getattr(theirs, count)
         assert ours.padding_rate == pytest.approx(1 - ours.tokens / ours.rows / 32)
-    assert manifest.train.padding_rate < 0.02 < prepared[1].train.padding_rate
+    assert manifest.train.padding_rate < 0.03 < prepared[1].train.padding_rate
     rows = every_row(config.out, "train")
     assert {name: (column.shape[1:], column.dtype) for name, column in rows.items()} == {
         "input_ids": ((32,), np.uint16),

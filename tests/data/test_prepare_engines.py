@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from electra_jax.data.manifest import Manifest
 from electra_jax.data.partial import partial_path
 from electra_jax.data.prepare import prepare
 from electra_jax.data.rows import COLUMNS, open_rows
-from electra_jax.errors import UserError
+from electra_jax.errors import RunError, UserError
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="takes the extra ray")
 ONE = pytest.param({}, id="one")
@@ -204,6 +205,49 @@ def test_a_mistake_found_late_leaves_nothing(config: PrepareConfig, tmp_path: Pa
         with pytest.raises(UserError, match=r"late.txt:1: .* not UTF-8"):
             prepare(replace(config, sources=(*config.sources, str(tmp_path / "late.txt")), **changes))  # type: ignore[arg-type]
         assert [path.name for path in tmp_path.iterdir()] == ["late.txt"]
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+import electra_jax as ej
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), int(sys.argv[1])))
+ej.prepare(ej.PrepareConfig((sys.argv[2],), sys.argv[3], Path(sys.argv[4]), length=32, held_out=0.2))
+"""
+
+
+def test_a_full_disk_keeps_what_there_is(config: PrepareConfig, whole: tuple[Path, Manifest]):
+    """A limit of a file's size stands for it: the system's error is another, and the way it takes the same."""
+    source, out = config.sources[0], config.out
+    command = [sys.executable, "-c", FULL, str(2**14), source, config.tokenizer, str(out)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    says = f"RunError: {out}: can't be written: File too large; make room, and run the same command again"
+    assert ended.stderr.strip().splitlines()[-1].endswith(says)
+    assert partial_path(out).is_dir()
+    assert prepare(replace(config, shard_characters=2**23)) == whole[1]
+    assert not partial_path(out).exists()
+
+
+def test_shards_of_a_split_that_is_empty_now_are_deleted(config: PrepareConfig, start: Callable[..., Any]):
+    process = start(held_out=0.5)
+    while len(list(partial_path(config.out).glob("whole/eval/data-*.arrow"))) < 3:
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    prepare(replace(config, held_out=0.0))
+    assert [path.name for path in (config.out / "eval").glob("*.arrow")] == ["data-00000-of-00001.arrow"]
+
+
+def test_a_worker_that_is_killed_is_told(config: PrepareConfig, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("electra_jax.data.engines.write_shard", _end)
+    with pytest.raises(RunError, match="a worker was killed, perhaps for want of memory; run the same command again"):
+        prepare(replace(config, workers=2))
+    assert partial_path(config.out).is_dir()
+
+
+def _end(*arguments: object) -> None:
+    os._exit(9)
 
 
 def test_a_shard_without_rows(config: PrepareConfig, tmp_path: Path):

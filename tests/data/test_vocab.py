@@ -1,3 +1,5 @@
+import csv
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,6 +50,34 @@ def test_case_and_accents_are_kept_on_request(corpus: Path, tmp_path: Path):
     config = VocabConfig((corpus,), tmp_path / "cased", size=200, lowercase=False, strip_accents=False)
     tokenizer = AutoTokenizer.from_pretrained(train_vocabulary(config).folder)
     assert "".join(tokenizer.tokenize("The café")).replace("##", "") == "Thecafé"
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_a_table_is_read_by_its_column(corpus: Path, tmp_path: Path, name: str):
+    rows = [{"title": "ZZZ", "body": text} for text in corpus.read_text(encoding="utf-8").split("\n\n")]
+    if name == "a.csv":
+        with (tmp_path / name).open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, ["title", "body"])
+            writer.writeheader()
+            writer.writerows(rows)
+    else:
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    table = train_vocabulary(VocabConfig((tmp_path / name,), tmp_path / "table", field="body", size=150))
+    plain = train_vocabulary(VocabConfig((corpus,), tmp_path / "plain", size=150))
+    assert read_all(table.folder) == read_all(plain.folder)
+
+
+def test_words_that_are_never_divided_are_not_learnt(corpus: Path, tmp_path: Path):
+    long = "xyz" * 34  # 102 characters
+    (tmp_path / "long.txt").write_text(
+        f"{corpus.read_text(encoding='utf-8')}\n{long} {long}, ({long[:100]}) {'ж' * 10**6}"
+    )
+    folder = train_vocabulary(VocabConfig((tmp_path / "long.txt",), tmp_path / "out", size=400)).folder
+    tokens = (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
+    assert {"x", "##y", "##z"} <= set(tokens)  # of the word of 100
+    assert not {"ж", "##ж"} & set(tokens)
+    tokenizer = load_tokenizer(folder)
+    assert tokenizer.tokenize(long) == ["[UNK]"] != tokenizer.tokenize(long[:100])
 
 
 def test_mistakes_are_told_in_one_line(corpus: Path, tmp_path: Path):
