@@ -38,7 +38,7 @@ class PlanArguments:
     memory: str = "80GB"
     """Of a device."""
     mesh: str | None = None
-    """data=8, or data=2,fsdp=4. On a CPU, for as many virtual devices."""
+    """data=8, or data=2,fsdp=4; the file's, unless given. On a CPU, for as many virtual devices."""
     peak_tflops: float = 312.0
     """Of a device; 312 is an A100's in bfloat16."""
     utilisation: float = 0.4
@@ -191,8 +191,9 @@ def plan(arguments: Sequence[str], console: Console) -> None:
     from electra_jax.train.plan import describe, plan, virtual_devices
 
     _keep_compiled()
-    config = load_config(given.config, data=Path("data"), out=Path("out"), mesh=given.mesh)
-    virtual_devices(given.mesh)
+    mesh = {} if given.mesh is None else {"mesh": given.mesh}
+    config = load_config(given.config, data=Path("data"), out=Path("out"), **mesh)
+    virtual_devices(config.mesh)
     found = plan(config, given.memory, given.peak_tflops * 1e12, given.utilisation)
     console.print(table(given.config, describe(found, given.memory, given.utilisation)))
 

@@ -114,7 +114,8 @@ class ObjectiveConfig:
     disallow_correct: bool = False
     """Never draw the token that stood there."""
     generator_weight: float = 1.0
-    """Weight of the masked-language-model loss. 0 leaves the generator as it starts, unless it is adversarial."""
+    """Weight of the masked-language-model loss. 0 leaves the generator as it starts, unless it is adversarial; but what
+    it shares with the discriminator (`model.tie` embeddings or all) learns by the discriminator's loss."""
     discriminator_weight: float = 50.0
     """Weight of the discriminator's loss (lambda, [P] equation 3)."""
     adversarial_weight: float = 0.0
@@ -123,7 +124,7 @@ class ObjectiveConfig:
 
     def slots(self, length: int) -> int:
         """Most picks in a row of `length` positions: 19 at 128, 79 at 512 ([G])."""
-        return int((self.mask_prob + 0.005) * length)
+        return min(length, int((self.mask_prob + 0.005) * length))
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,9 @@ class OptimizerConfig:
     warmup_steps: int = 10_000
     power: float = 1.0
     """Of the decay to zero: learning_rate * (1 - t/steps)^power * min(1, t/warmup_steps)."""
+    decay_after_warmup: bool = False
+    """Decay from the end of the warm-up on, over the steps that are left, as NVIDIA and transformers do; the original
+    release decays from the first step."""
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-6

@@ -11,8 +11,9 @@ import safetensors.numpy
 from micro import Failing
 
 from electra_jax import cli
-from electra_jax.config import PretrainConfig
+from electra_jax.config import PrepareConfig, PretrainConfig
 from electra_jax.data.manifest import Manifest
+from electra_jax.data.prepare import prepare
 from electra_jax.train.convert import export, import_pretrained
 
 pytestmark = pytest.mark.usefixtures("offline", "quick_compilation")
@@ -111,6 +112,9 @@ def test_a_vocabulary_smaller_than_the_alphabet(fail: Failing, text: Path, tmp_p
     assert fail("vocab", text, "--out", tmp_path / "out", "--size", 20).startswith("size 20 is too small")
 
 
+ALONE = ["--distributed.processes", 1, "--distributed.process", 0]
+
+
 # --- pretrain: settings -------------------------------------------------------------------------------------------
 
 
@@ -128,7 +132,12 @@ def test_a_vocabulary_smaller_than_the_alphabet(fail: Failing, text: Path, tmp_p
         (["--seed", -1], ["seed: -1 is not between 0 and"]),
         (["--objective.mask-prob", 1], ["objective.mask_prob: 1.0 is not between 0 and 1"]),
         (["--objective.mask-prob", 0.05], ["length: of 16 tokens none is masked at mask_prob 0.05"]),
-        (["--objective.temperature", 0], ["objective.temperature: 0.0 is not above 0"]),
+        (["--objective.temperature", 0], ["objective.temperature: 0.0 is not a number above 0"]),
+        (["--optimizer.clip-norm", -1], ["optimizer.clip_norm: -1.0 is not a number above 0"]),
+        (["--optimizer.b1", 1.5], ["optimizer.b1: 1.5 is not a number from 0 to below 1"]),
+        (["--optimizer.learning-rate", "nan"], ["optimizer.learning_rate: nan is not a number of at least 0"]),
+        ([*ALONE, "--distributed.coordinator", "foo"], ["distributed.coordinator: 'foo' is not host:port"]),
+        ([*ALONE, "--distributed.coordinator", "a:1", "--distributed.timeout", 0], ["timeout: 0 is not above 0"]),
         (["--data-weights", 1, 2], ["data_weights: 2 for 1 folders"]),
         (["--data-weights", 0], ["data_weights: 0.0 is not a number above 0"]),
         (["--data-weights", "nan"], ["data_weights: nan is not a number above 0"]),
@@ -149,6 +158,19 @@ def test_a_batch_that_does_not_divide_over_the_devices(preset: Path, rows: Path,
     assert process.returncode == 2
     assert micro.complaint("pretrain", process.stderr).startswith("batch_size: 12 rows do not divide over 8 devices")
     assert not (tmp_path / "out").exists()
+
+
+def test_rows_without_their_tokenizer(fail: Failing, preset: Path, rows: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(rows, tmp_path / "rows"))
+    shutil.rmtree(copy / "tokenizer")
+    line = fail("pretrain", "--config", preset, "--data", copy, "--out", tmp_path / "out")
+    assert line == f"{copy}: its tokenizer/ is missing; copy it too, or prepare again"
+
+
+def test_the_best_of_nothing_held_out(fail: Failing, preset: Path, text: Path, tokenizer: Path, tmp_path: Path) -> None:
+    prepare(PrepareConfig((str(text),), str(tokenizer), tmp_path / "rows", length=micro.LENGTH, held_out=0.0))
+    line = fail("pretrain", "--config", preset, "--data", tmp_path / "rows", "--out", tmp_path / "out", "--keep-best")
+    assert line.startswith(f"keep_best: {tmp_path}/rows have no held-out rows; prepare them with a larger held_out")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from electra_jax.config import ObjectiveConfig
 from electra_jax.model.layers import row_keys
 
+LEAST = 1e-37  # of a weight; a CPU takes what is below 1.2e-38 for 0
 BLOCK = 128  # entries of the vocabulary in a block; near sqrt(V), where both levels cost about the same
 
 
@@ -35,7 +36,8 @@ def weigh(exps: Float[Array, "P V"], targets: Int[Array, " P"], config: Objectiv
     """exp(logits / temperature), to any factor, of exp(logits); 0 at `targets` with `disallow_correct`."""
     weights = exps if config.temperature == 1 else exps ** (1 / config.temperature)
     if config.disallow_correct:
-        weights = jnp.where(jnp.arange(weights.shape[1]) == targets[:, None], 0, weights)
+        # Where the target is all but certain, the others' weights may all have become 0.
+        weights = jnp.where(jnp.arange(weights.shape[1]) == targets[:, None], 0, jnp.maximum(weights, LEAST))
     return weights
 
 

@@ -15,7 +15,7 @@ from electra_jax.data.batches import Batch, eval_batches
 from electra_jax.data.manifest import Manifest, read_manifests
 from electra_jax.data.rows import open_rows
 from electra_jax.data.tokenizer import load_tokenizer, vocabulary
-from electra_jax.errors import UserError, first_line
+from electra_jax.errors import UserError
 from electra_jax.model import Electra
 from electra_jax.objectives.corruption import corrupt, draw_keys
 from electra_jax.objectives.masking import SpecialTokens, at
@@ -71,7 +71,8 @@ def judge(config: PretrainConfig, params: Params, batch: Batch, special: Special
         keys = draw_keys(step_key(config.seed, jnp.int32(0)), len(tokens.ids), dropout=False)
         made = corrupt(model, tokens, keys, special, objective)
         probability = jax.nn.sigmoid(model.discriminate(made.tokens))
-        return tokens.ids, tokens.mask, at(made.picks, tokens), made.masked.ids, made.tokens.ids, probability
+        read = made.masked if config.model.generator_kind == "masked-lm" else tokens
+        return tokens.ids, tokens.mask, at(made.picks, tokens), read.ids, made.tokens.ids, probability
 
     return Judged(*jax.device_get(compute(params, batch)))
 
@@ -87,22 +88,12 @@ def read_examples(run: Path, config: PretrainConfig, number: int) -> Examples:
     if not (parts.generator and parts.detects) or name == "electric":
         raise UserError(f"objective.name: {name} trains no model to tell replaced tokens")
     batch, special = _read_rows(run, config, number)
-    step, params = _restore(run)
+    step, params = restore_params(run)
     # Any machine computes this; one without an NVIDIA GPU doesn't know cudnn's attention.
     config = dataclasses.replace(config, compute=dataclasses.replace(config.compute, attention="xla"))
     found = judge(config, params, batch, special)
     names = vocabulary(load_tokenizer(run / TOKENIZER))
     return Examples(step, [_tokens(found, row, names) for row in range(len(found.original))])
-
-
-def _restore(run: Path) -> tuple[int, Params]:
-    """The newest checkpoint's parameters; a damaged one is told in one line."""
-    try:
-        return restore_params(run)
-    except UserError:
-        raise
-    except Exception as error:  # whatever the file system and its libraries have
-        raise UserError(f"{run}: the newest checkpoint can't be read: {first_line(error)}") from error
 
 
 def _read_rows(run: Path, config: PretrainConfig, number: int) -> tuple[Batch, SpecialTokens]:

@@ -1,6 +1,7 @@
 """What a run's folder says, as plain numbers and texts for a page."""
 
 import json
+import math
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -81,7 +82,10 @@ def _mean(records: Sequence[Table], name: str) -> float | None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and bool(np.isfinite(value))
+    try:
+        return isinstance(value, int | float) and math.isfinite(value)
+    except OverflowError:  # of a whole number that no float holds
+        return False
 
 
 def _short(value: Any) -> float:
@@ -121,8 +125,11 @@ def _read_histogram(file: Path) -> tuple[int, np.ndarray] | None:
         return None
     try:
         table = json.loads(file.read_text(encoding="utf-8"))
-        return table["step"], np.array([table["original"], table["replaced"]], np.float64).reshape(2, -1)
-    except (ValueError, KeyError, TypeError):
+        tokens = np.array([table["original"], table["replaced"]], np.float64).reshape(2, -1)
+        if not (np.isfinite(tokens) & (tokens >= 0)).all():
+            raise ValueError
+        return table["step"], tokens
+    except (ValueError, KeyError, TypeError, OverflowError):
         raise UserError(f"{file}: the file is damaged; delete it, and the next evaluation writes it") from None
 
 

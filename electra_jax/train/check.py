@@ -1,18 +1,20 @@
 """Is this a run that can be made? Asked before anything is written."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from operator import attrgetter
 from pathlib import Path
 
 import jax
 from jax.sharding import Mesh
 
-from electra_jax.config import ComputeConfig, ModelConfig, PretrainConfig, TowerConfig
+from electra_jax.config import ComputeConfig, PretrainConfig, TowerConfig
 from electra_jax.data.manifest import Manifest
 from electra_jax.errors import UserError
 from electra_jax.objectives.registry import find
 from electra_jax.train.models import LEARNED
 from electra_jax.train.processes import parse_time
+from electra_jax.train.run import TOKENIZER
 
 POSITIVE = (
     "length",
@@ -27,6 +29,22 @@ POSITIVE = (
     "checkpoints_kept",
 )
 
+FINITE: dict[str, tuple[str, Callable[[float], bool]]] = {
+    "above 0": ("optimizer.eps optimizer.clip_norm objective.temperature model.layer_norm_eps", lambda x: x > 0),
+    "of at least 0": (
+        "optimizer.learning_rate optimizer.warmup_steps optimizer.power optimizer.weight_decay "
+        "objective.generator_weight objective.discriminator_weight objective.adversarial_weight "
+        "model.initializer_range",
+        lambda x: x >= 0,
+    ),
+    "from 0 to below 1": (
+        "ema_decay optimizer.b1 optimizer.b2 model.hidden_dropout_prob model.attention_probs_dropout_prob",
+        lambda x: 0 <= x < 1,
+    ),
+    "from 0 to 1": ("objective.mask_token_prob", lambda x: 0 <= x <= 1),
+}
+"""What numbers must be, and which of the settings they are."""
+
 ADVERSARIAL = ("electra", "electra-15")
 """Objectives whose discriminator judges the generator's samples."""
 
@@ -36,9 +54,19 @@ SHARED = ("tokenizer_hash", "vocab_size", "length", "packed", "pad_id", "unk_id"
 
 def check(config: PretrainConfig, manifests: Sequence[Manifest]) -> None:
     """Raise UserError for settings that no run can have, or that don't fit the data (`manifests`, of each folder)."""
+    check_settings(config)
+    check_compute(config.compute)
+    _check_data(config, manifests)
+
+
+def check_settings(config: PretrainConfig) -> None:
+    """Raise UserError for settings that no run can have, whatever its data and devices."""
     for name in POSITIVE:
         _require(getattr(config, name) > 0, f"{name}: {getattr(config, name)} is not above 0")
-    _require(0 <= config.ema_decay < 1, f"ema_decay: {config.ema_decay} is not from 0 to below 1")
+    for wanted, (names, holds) in FINITE.items():
+        for name in names.split():
+            value = attrgetter(name)(config)
+            _require(math.isfinite(value) and holds(value), f"{name}: {value} is not a number {wanted}")
     _require(
         not config.keep_best or config.checkpoint_every % config.eval_every == 0,
         f"keep_best: checkpoint_every {config.checkpoint_every} is no multiple of eval_every {config.eval_every}",
@@ -52,10 +80,8 @@ def check(config: PretrainConfig, manifests: Sequence[Manifest]) -> None:
     _require(0 <= config.seed < 2**32, f"seed: {config.seed} is not between 0 and 2**32 - 1")
     for name, tower in (("discriminator", config.model.discriminator), ("generator", config.model.generator)):
         _check_tower(f"model.{name}", tower)
-    _check_sharing(config.model)
-    check_compute(config.compute)
+    _check_sharing(config)
     _check_objective(config)
-    _check_data(config, manifests)
 
 
 def check_mesh(config: PretrainConfig, mesh: Mesh) -> None:
@@ -77,12 +103,17 @@ def check_mesh(config: PretrainConfig, mesh: Mesh) -> None:
 
 def _check_tower(name: str, tower: TowerConfig) -> None:
     heads, width = tower.num_attention_heads, tower.hidden_size
+    for size in ("hidden_size", "intermediate_size"):
+        _require(getattr(tower, size) > 0, f"{name}.{size}: {getattr(tower, size)} is not above 0")
     _require(heads > 0 and width % heads == 0, f"{name}: hidden_size {width} does not divide over {heads} heads")
     _require(tower.num_hidden_layers > 0, f"{name}: num_hidden_layers {tower.num_hidden_layers} is not above 0")
 
 
-def _check_sharing(model: ModelConfig) -> None:
-    kind = model.generator_kind
+def _check_sharing(config: PretrainConfig) -> None:
+    model, kind = config.model, config.model.generator_kind
+    for name in ("vocab_size", "embedding_size", "max_position_embeddings"):
+        _require(getattr(model, name) > 0, f"model.{name}: {getattr(model, name)} is not above 0")
+    _require(model.type_vocab_size > 1, f"model.type_vocab_size: {model.type_vocab_size}, and rows have two segments")
     if model.tie == "all":
         _require(
             model.generator == model.discriminator,
@@ -92,6 +123,11 @@ def _check_sharing(model: ModelConfig) -> None:
     _require(
         model.tie != "gdes" or kind in LEARNED,
         f"model.tie: gdes takes a generator that trains the tables, and {kind} has none; give embeddings",
+    )
+    name = config.objective.name
+    _require(
+        model.tie != "gdes" or find(name).parts.generator,
+        f"model.tie: gdes takes a generator that trains the tables, and {name} has none; give embeddings",
     )
 
 
@@ -109,7 +145,6 @@ def _check_objective(config: PretrainConfig) -> None:
     objective = config.objective
     find(objective.name)
     _require(0 < objective.mask_prob < 1, f"objective.mask_prob: {objective.mask_prob} is not between 0 and 1")
-    _require(objective.temperature > 0, f"objective.temperature: {objective.temperature} is not above 0")
     _require(
         objective.adversarial_weight == 0 or objective.name in ADVERSARIAL,
         f"objective.adversarial_weight: {objective.name} has no discriminator to fool; give {' or '.join(ADVERSARIAL)}",
@@ -148,6 +183,12 @@ def _check_data(config: PretrainConfig, manifests: Sequence[Manifest]) -> None:
     )
     for weight in weights:
         _require(0 < weight < math.inf, f"data_weights: {weight} is not a number above 0")
+    for folder in folders:
+        _require((folder / TOKENIZER).is_dir(), f"{folder}: its {TOKENIZER}/ is missing; copy it too, or prepare again")
+    _require(
+        not config.keep_best or any(manifest.eval.rows for manifest in manifests),
+        f"keep_best: {', '.join(map(str, folders))} have no held-out rows; prepare them with a larger held_out",
+    )
     _check_folder(config, folders[0], manifests[0])
     for folder, manifest in zip(folders[1:], manifests[1:], strict=True):
         for name in SHARED:

@@ -67,15 +67,19 @@ class Checkpoints:
         items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
         try:
             return self.manager.restore(step, args=items)["state"]
-        except (ValueError, KeyError, FileNotFoundError) as error:
-            reason = first_line(error)
-            raise UserError(f"{self.folder}/{step}: the checkpoint does not fit this run: {reason}") from None
+        except Exception as error:  # orbax and tensorstore have their own
+            before = max((one for one in self.manager.all_steps() if one < step), default=None)
+            mend = (
+                "begin again in another folder" if before is None else f"delete it, and the run goes on from {before}"
+            )
+            said = "the checkpoint is damaged, or of other settings"
+            raise UserError(f"{self.folder}/{step}: {said} ({first_line(error)}); {mend}") from None
 
     def restore_params(self, step: int) -> Params:
         """The parameters of `step` alone, or their average where one was kept, as NumPy arrays."""
         try:
             return self._restore_params(step)
-        except (ValueError, KeyError, TypeError, OSError) as error:
+        except Exception as error:  # as above
             reason = first_line(error)
             raise UserError(f"{self.folder}/{step}: the checkpoint is damaged, or cut short: {reason}") from None
 

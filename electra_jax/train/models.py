@@ -50,7 +50,8 @@ def started_from_one(params: Params, model: ModelConfig, size: TowerConfig) -> P
     The discriminator starts from it; and if it was trained to predict tokens (objective mlm), so does a generator of
     its size: the second stage of two-stage training ([P] section 3.2).
     """
-    embeddings, discriminator = params["embeddings"], dict(params["discriminator"])
+    embeddings, discriminator = discriminator_embeddings(params), dict(params["discriminator"])
+    discriminator.pop("embeddings", None)  # differences, which are added now
     lm_head = discriminator.get("lm_head")
     started = {"embeddings": embeddings, "discriminator": discriminator}
     if model.tie == "gdes":

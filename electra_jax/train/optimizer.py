@@ -1,6 +1,7 @@
 """The optimisers ([G] model/optimization.py; LAMB: You et al., 2020), of optax's parts."""
 
 import re
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import jax
@@ -29,17 +30,21 @@ def decay_mask(params: Params) -> Params:
 
 
 def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """learning_rate * (1 - t/steps)^power * min(1, t/warmup), with t the number of updates already done."""
+    """learning_rate * (1 - t/steps)^power * min(1, t/warmup), with t the number of updates already done.
+
+    With `decay_after_warmup`, t and steps in the first factor are counted from the end of the warm-up.
+    """
+    start = config.warmup_steps if config.decay_after_warmup else 0
 
     def rate(count: Int[Array, ""]) -> Array:
-        done = jnp.minimum(count / steps, 1.0)
+        done = jnp.clip((count - start) / max(steps - start, 1), 0.0, 1.0)
         return config.learning_rate * (1 - done) ** config.power * jnp.minimum(1.0, count / max(config.warmup_steps, 1))
 
     return rate
 
 
-def make_optimizer(config: OptimizerConfig, steps: int, frozen: str = "") -> optax.GradientTransformation:
-    """Clip by the global norm, precondition, decay, scale by the schedule; nothing below the key `frozen` moves."""
+def make_optimizer(config: OptimizerConfig, steps: int, frozen: Collection[str] = ()) -> optax.GradientTransformation:
+    """Clip by the global norm, precondition, decay, scale by the schedule; nothing below the keys `frozen` moves."""
     moments = scale_by_uncorrected_adam if config.name == "adam" else optax.scale_by_adam
     parts = [
         optax.clip_by_global_norm(config.clip_norm),
@@ -50,7 +55,7 @@ def make_optimizer(config: OptimizerConfig, steps: int, frozen: str = "") -> opt
         parts.append(scale_by_trust_ratio_a_layer())
     parts.append(optax.scale_by_learning_rate(schedule(config, steps)))
     if frozen:
-        parts.append(optax.masked(optax.set_to_zero(), lambda updates: {name: name == frozen for name in updates}))
+        parts.append(optax.masked(optax.set_to_zero(), lambda updates: {name: name in frozen for name in updates}))
     return optax.chain(*parts)
 
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from math import prod
+from math import inf, prod
 from typing import NamedTuple
 
 import jax
@@ -13,6 +13,7 @@ from electra_jax.config import PretrainConfig
 from electra_jax.errors import UserError
 from electra_jax.objectives.masking import SpecialTokens
 from electra_jax.train.cache import compile_now
+from electra_jax.train.check import check_mesh, check_settings
 from electra_jax.train.flops import step_flops
 from electra_jax.train.sharding import make_mesh, parse_mesh
 from electra_jax.train.step import abstract_params, abstract_state, empty_batch, jit_step
@@ -83,9 +84,17 @@ def plan(config: PretrainConfig, memory: str, peak: float, utilisation: float) -
 
     `memory` is a device's ("80GB"); `peak` its FLOP/s, of which `utilisation` is used. The mesh may be larger than the
     machine: see `virtual_devices`. XLA's layout of buffers differs between backends, so on a CPU the figures are an
-    estimate of a GPU's.
+    estimate of a GPU's. Raises UserError for settings that no run can have.
     """
     limit = parse_memory(memory)
+    for name, value in (("peak_tflops", peak), ("utilisation", utilisation)):
+        if not 0 < value < inf:
+            raise UserError(f"{name}: {value} is not a number above 0")
+    check_settings(config)
+    if jax.default_backend() != "gpu":  # which alone knows cudnn's attention
+        config = replace(config, compute=replace(config.compute, attention="xla"))
+    one_row = replace_rows(config, 1)
+    check_mesh(one_row, make_mesh(config.mesh, one_row.batch_size))
     small, large = (compile_step(replace_rows(config, rows)) for rows in PROBES)
     at = [memory_of(compiled) for compiled in (small, large)]
     row = (at[1].step - at[0].step) // (PROBES[1] - PROBES[0])

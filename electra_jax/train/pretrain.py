@@ -59,10 +59,12 @@ def pretrain(config: PretrainConfig, console: Console | None = None) -> dict[str
 
 @contextmanager
 def told(run: Path) -> Iterator[None]:
-    """A file of the run that can't be written, as on a full disk, is told in one line."""
+    """A file of the run that can't be written, as on a full disk, is told in one line; and any other, by its name."""
     try:
         yield
     except OSError as error:
+        if error.filename and not Path(str(error.filename)).resolve().is_relative_to(run.resolve()):
+            raise UserError(f"{error.filename}: {error.strerror}") from error
         raise RunError(
             f"{run}: can't be written: {error.strerror or error}; the checkpoints in it are whole"
         ) from error
@@ -89,17 +91,19 @@ def _pretrain(config: PretrainConfig, console: Console) -> dict[str, float]:
 def _initial_weights(config: PretrainConfig, manifest: Manifest, rows: Rows) -> Params:
     """The parameters of `config.init_from`, of one tower or both, or the word table of `config.word_start`; or none."""
     weights = _read_weights(config, manifest) if config.init_from else {}
-    if config.word_start == "neighbours":
-        special = [manifest.pad_id, manifest.unk_id, manifest.cls_id, manifest.sep_id, manifest.mask_id]
-        weights = {
-            "embeddings": {"word": word_table(rows, special, np.asarray(init_params(config)["embeddings"]["word"]))}
-        }
     if not trains_generator(config) and config.model.generator_kind in LEARNED and "generator" not in weights:
         raise UserError(
             "objective.generator_weight: 0 leaves the generator as it starts, and it would start at random; give "
             "init_from a run whose objective is mlm and whose encoder has the generator's size, or one with a generator"
         )
-    return weights
+    return _word_start(config, manifest, rows) if config.word_start == "neighbours" else weights
+
+
+def _word_start(config: PretrainConfig, manifest: Manifest, rows: Rows) -> Params:
+    """Word tables from the rows' neighbours: the one that is shared, or each tower's own."""
+    special = [manifest.pad_id, manifest.unk_id, manifest.cls_id, manifest.sep_id, manifest.mask_id]
+    table = {"embeddings": {"word": word_table(rows, special, np.asarray(init_params(config)["embeddings"]["word"]))}}
+    return table | {"generator": table}  # which a generator that shares the table has no use for
 
 
 def _read_weights(config: PretrainConfig, manifest: Manifest) -> Params:
@@ -187,6 +191,8 @@ class Trainer:
             stops = self.stop.due(done)
             if self._due(done, self.config.checkpoint_every) or stops:
                 self._check_finite(trained)
+                if int(trained["bad_steps"]) and done < self.config.steps and not stops:
+                    continue  # it may go wrong, and what would go wrong with it is not to push out what was saved
                 self.checkpoints.save(done, {**trained, "window": window}, score if self.config.keep_best else None)
             if stops and done < self.config.steps:
                 raise StoppedError(f"{self.config.out}: saved at step {done}; run the same command again to go on")
@@ -198,8 +204,12 @@ class Trainer:
             raise RunError(
                 f"{self.config.out}: steps {last - self.config.max_bad_steps + 1} to {last} had a loss or gradient "
                 f"that isn't finite; the last read rows {rows} of {', '.join(map(str, self.config.data))}. "
-                f"The newest checkpoint is good: go on with a lower optimizer.learning_rate or more warmup_steps"
+                f"Begin another run with a lower optimizer.learning_rate or more warmup_steps{self._from_newest()}"
             )
+
+    def _from_newest(self) -> str:
+        newest = self.checkpoints.latest()
+        return "" if newest is None else f"; --init-from {self.config.out} takes what was learned by step {newest}"
 
     def _due(self, done: int, every: int) -> bool:
         return done % every == 0 or done == self.config.steps
@@ -248,12 +258,13 @@ class Trainer:
         return jax.tree.map(lambda *counts: np.sum(counts, axis=0), *jax.device_get(parts))
 
     def _train_record(self, window: Counts, done: int, clock: Clock) -> dict[str, float]:
-        """Figures over the steps since the last record; those of speed leave the first step, which compiles, out."""
+        """Figures over the good steps since the last record; those of speed leave the first, which compiles, out."""
         counts = jax.device_get(window)
-        seconds = clock.lap()
-        record = self._summary(counts) | {"learning_rate": float(self.rate(done - 1))}
-        record["bad_steps"] = float(counts["bad_steps"])
-        good = counts["steps"] - counts["bad_steps"] or 1
+        seconds, good = clock.lap(), counts["steps"] - counts["bad_steps"]
+        record = {"learning_rate": float(self.rate(done - 1)), "bad_steps": float(counts["bad_steps"])}
+        if not good:
+            return record
+        record = self._summary(counts) | record
         record |= {name: float(counts[name] / good) for name in counts if name.startswith("grad_norm")}
         if seconds > 0:
             tokens = float(counts["tokens"] / good)

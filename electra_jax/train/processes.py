@@ -1,6 +1,7 @@
 """Several processes that train as one: how they find each other, and how they end together."""
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -30,6 +31,10 @@ def join(config: DistributedConfig) -> None:
         return
     if not config.cluster and any(value is None for value in named):
         raise UserError("distributed: coordinator, processes and process go together; or give cluster alone")
+    if config.coordinator is not None and not re.fullmatch(r".+:\d+", config.coordinator):
+        raise UserError(f"distributed.coordinator: {config.coordinator!r} is not host:port")
+    if config.timeout < 1:
+        raise UserError(f"distributed.timeout: {config.timeout} is not above 0")
     try:
         jax.distributed.initialize(
             *named,

@@ -90,8 +90,10 @@ def trains_generator(config: PretrainConfig) -> bool:
 
 
 def optimizer_of(config: PretrainConfig) -> optax.GradientTransformation:
-    """The run's optimiser. A generator that is not trained does not decay either."""
-    return make_optimizer(config.optimizer, config.steps, frozen="" if trains_generator(config) else "generator")
+    """The run's optimiser. A generator that is not trained does not decay either, nor do tables of its own."""
+    tables = ("embeddings",) if config.model.tie == "gdes" else ()
+    frozen = () if trains_generator(config) else ("generator", *tables)
+    return make_optimizer(config.optimizer, config.steps, frozen)
 
 
 def init_state(config: PretrainConfig, params: Params) -> State:

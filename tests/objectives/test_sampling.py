@@ -71,6 +71,13 @@ def test_an_excluded_id_is_never_drawn_and_the_others_stay_in_proportion(logits:
     assert p_value(observed, rest) > 1e-4
 
 
+@pytest.mark.parametrize(("temperature", "ahead"), [(1.0, 120.0), (0.25, 30.0)])
+def test_the_others_are_drawn_where_the_excluded_id_is_all_but_certain(temperature: float, ahead: float) -> None:
+    logits = jnp.zeros((1, 4000, 20)).at[..., 7].set(ahead)
+    drawn = np.asarray(sample(jax.random.key(0), logits, temperature, jnp.full((1, 4000), 7)))
+    assert p_value(np.bincount(drawn[0], minlength=20), np.where(np.arange(20) == 7, 0, 1 / 19)) > 1e-4
+
+
 def test_each_row_excludes_its_own_id() -> None:
     logits = jnp.where(jnp.arange(200) < 3, 0.0, -jnp.inf) * jnp.ones((1000, 3, 1))
     drawn = sample(jax.random.key(0), logits, exclude=jnp.broadcast_to(jnp.arange(3), (1000, 3)))

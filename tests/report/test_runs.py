@@ -88,7 +88,7 @@ def test_fewer_rows_are_the_first_of_them(finished: PretrainConfig) -> None:
     ("spoil", "reason"),
     [
         (lambda run: shutil.rmtree(run / "checkpoints"), "holds no checkpoint yet"),
-        (lambda run: shutil.rmtree(run / "checkpoints" / "20" / "state"), "the newest checkpoint can't be read"),
+        (lambda run: shutil.rmtree(run / "checkpoints" / "20" / "state"), "the checkpoint is damaged, or cut short"),
         (lambda run: shutil.rmtree(run / "tokenizer"), "no such folder"),
         (lambda run: (run / "config.toml").write_text('data = "gone"\nout = "x"\n'), "gone"),
         (lambda run: (run / "config.toml").write_text('data = "a"\nout = "x"\nnew = 1\n'), "unknown field 'new'"),
@@ -145,6 +145,19 @@ def test_a_long_run_is_drawn_by_means() -> None:
     assert found["step"][:2] == [3, 6]
     assert found["loss"][:2] == [1.0, 4.0]
     assert found["step"][-1] == 2 * POINTS + 1
+
+
+def test_a_generator_that_reads_no_masks_shows_none(finished: PretrainConfig, tmp_path: Path) -> None:
+    model = replace(finished.model, generator_kind="two-tower")
+    config = replace(finished, out=tmp_path / "run", model=model, steps=1, checkpoint_every=1, eval_every=1)
+    pretrain(config)
+    rows = read_examples(config.out, config, 3).rows
+    assert any(token.original is not None for row in rows for token in row)
+    assert not any(token.masked for row in rows for token in row)
+
+
+def test_a_number_that_no_float_holds_is_a_gap() -> None:
+    assert curves([{"step": 1, "loss": 10**400}, {"step": 2, "loss": 2.0}])["loss"] == [None, 2.0]
 
 
 def test_a_value_that_is_missing_or_not_finite_is_a_gap() -> None:
@@ -227,7 +240,8 @@ def test_a_damaged_file_is_named(fail: Failing, finished: PretrainConfig, tmp_pa
         f"{run / 'metrics.jsonl'}:3: the line is damaged"
     )
     (run / "metrics.jsonl").write_text("".join(lines))
-    for content in ("{", json.dumps({"step": 20}), json.dumps({"step": 20, "original": [1, 2], "replaced": [3]})):
+    tables = [{"step": 20}, *({"step": 20, "original": [1, 2], "replaced": bad} for bad in ([3], [3, None], [-1, 5]))]
+    for content in ("{", *map(json.dumps, tables)):
         (run / "histogram.json").write_text(content)
         assert "histogram.json: the file is damaged" in fail("report", run, "--out", tmp_path / "r.html")
 

@@ -60,15 +60,31 @@ def test_a_checkpoint_of_other_shapes_is_told(tmp_path: Path) -> None:
     save(tmp_path, [5])
     wanted = make_state(5)
     wanted["params"]["head"]["bias"] = jnp.zeros(5)
-    with Checkpoints(tmp_path) as checkpoints, pytest.raises(UserError, match=r"/5: the checkpoint does not fit"):
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(UserError, match=r"/5: the checkpoint is damaged, or of"):
         checkpoints.restore(5, shapes_of(wanted))
 
 
 def test_a_checkpoint_with_other_arrays_is_told(tmp_path: Path) -> None:
     save(tmp_path, [5])
     wanted = make_state(5) | {"momentum": jnp.zeros(5)}
-    with Checkpoints(tmp_path) as checkpoints, pytest.raises(UserError, match=r"/5: the checkpoint does not fit"):
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(UserError, match=r"/5: the checkpoint is damaged, or of"):
         checkpoints.restore(5, shapes_of(wanted))
+
+
+@pytest.mark.parametrize("cut", ["state/_METADATA", "state/manifest.ocdbt", "state"])
+def test_a_checkpoint_that_was_cut_short_is_told_with_the_one_before(tmp_path: Path, cut: str) -> None:
+    save(tmp_path, [5, 7])
+    damaged = tmp_path / "7" / cut
+    if cut == "state":
+        shutil.rmtree(damaged)
+    for file in damaged.iterdir() if damaged.is_dir() else [damaged]:
+        if file.exists():
+            file.write_bytes(b"")
+    with Checkpoints(tmp_path) as checkpoints:
+        with pytest.raises(UserError, match=r"/7: the checkpoint is damaged.*; delete it, and the run goes on from 5"):
+            checkpoints.restore(7, shapes_of(make_state(7)))
+        with pytest.raises(UserError, match=r"/7: the checkpoint is damaged, or cut short"):
+            checkpoints.restore_params(7)
 
 
 def test_the_newest_are_kept(tmp_path: Path) -> None:

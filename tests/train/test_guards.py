@@ -79,9 +79,21 @@ def test_a_run_that_diverges_stops_and_names_the_step_and_its_rows(rows: Path, t
     config = micro.make_config(rows, tmp_path / "run", optimizer=diverging, max_bad_steps=3, log_every=1)
     with pytest.raises(RunError, match=r"/run: steps 3 to 5 had a loss or gradient that isn't finite.* rows \d+, "):
         pretrain(config)
-    bad = [record["bad_steps"] for record in micro.records(config.out)]
-    assert bad[-1] == 1.0
+    *_, last = micro.records(config.out)
+    assert last.keys() == {"kind", "step", "learning_rate", "bad_steps"}  # there is nothing to take a mean of
+    assert last["bad_steps"] == 1.0
     assert not any(path.is_dir() and path.name.isdecimal() for path in (config.out / "checkpoints").iterdir())
+
+
+def test_what_may_be_going_wrong_is_not_saved(rows: Path, tmp_path: Path) -> None:
+    """It would push out what was saved before; and the line names what is there to start another run from."""
+    diverging = OptimizerConfig(learning_rate=1e30, warmup_steps=1, weight_decay=0.0, name="adamw")
+    config = micro.make_config(rows, tmp_path / "run", steps=40, optimizer=diverging, max_bad_steps=10)
+    config = dataclasses.replace(config, checkpoint_every=1, checkpoints_kept=1)
+    with pytest.raises(RunError, match=r"more warmup_steps; --init-from .*/run takes what was learned by step \d+$"):
+        pretrain(config)
+    (newest,) = (int(path.name) for path in (config.out / "checkpoints").iterdir() if path.name.isdecimal())
+    assert micro.saved_state(config.out, newest)["bad_steps"] == 0
 
 
 def test_the_average_is_that_of_the_parameters_and_is_what_is_exported(rows: Path, tmp_path: Path) -> None:

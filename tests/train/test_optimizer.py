@@ -144,6 +144,14 @@ def test_the_rate_warms_up_and_decays_to_zero(done: int, power: float, share: fl
     np.testing.assert_allclose(rate(jnp.int32(done)), 3e-4 * share, rtol=1e-5, atol=1e-10)
 
 
+@pytest.mark.parametrize(("done", "share"), [(0, 0), (50, 0.5), (100, 1), (325, 0.75**0.5), (1000, 0), (1001, 0)])
+def test_the_rate_may_decay_after_the_warmup_alone(done: int, share: float) -> None:
+    """As NVIDIA's WarmUp and PolynomialDecay, of steps less the warm-up's, have it."""
+    rate = schedule(config(learning_rate=3e-4, warmup_steps=100, power=0.5, decay_after_warmup=True), 1000)
+
+    np.testing.assert_allclose(rate(jnp.int32(done)), 3e-4 * share, rtol=1e-5, atol=1e-10)
+
+
 def test_without_warmup_the_rate_starts_at_its_peak_after_one_step() -> None:
     rate = schedule(config(warmup_steps=0), 1000)
 

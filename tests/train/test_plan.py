@@ -1,9 +1,13 @@
 """What a run would take, told before it: against the compiled step itself."""
 
+import re
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import micro
 import pytest
+import tomli_w
 
 from electra_jax import cli
 from electra_jax.errors import UserError
@@ -68,10 +72,39 @@ def test_a_line_without_a_collective_moves_nothing() -> None:
     [
         (["--memory", "lots"], "memory: 'lots' is no size"),
         (["--mesh", "rows=8"], "mesh: 'rows=8' is no list of axes"),
+        (["--peak-tflops", 0], "peak_tflops: 0.0 is not a number above 0"),
+        (["--utilisation", -2], "utilisation: -2.0 is not a number above 0"),
     ],
 )
 def test_a_plan_of_what_is_no_plan(options: list[str], line: str, preset: Path, fail: micro.Failing) -> None:
     assert line in fail("plan", "--config", preset, *options)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"length": 4}, "length: of 4 tokens none is masked"),
+        ({"length": 100}, "length: 100 tokens, and the model has 16 positions"),
+        ({"model": {"tie": "all"}}, "model.tie: all takes towers of the same size"),
+        ({"optimizer": {"clip_norm": -1.0}}, "optimizer.clip_norm: -1.0 is not a number above 0"),
+    ],
+)
+def test_a_plan_of_settings_that_no_run_can_have(
+    preset: Path, fail: micro.Failing, changes: dict[str, Any], says: str
+) -> None:
+    table = tomllib.loads(preset.read_text())
+    for name, value in changes.items():
+        table[name] = table[name] | value if isinstance(value, dict) else value
+    preset.write_text(tomli_w.dumps(table))
+    assert fail("plan", "--config", preset).startswith(says)
+
+
+@pytest.mark.parametrize(("mesh", "says"), [("fsdp=2", "devices │ 2"), ("fsdp=3", "mesh: fsdp=3 does not divide")])
+def test_a_plan_has_the_presets_mesh(preset: Path, mesh: str, says: str) -> None:
+    table = tomllib.loads(preset.read_text()) | {"mesh": mesh, "compute": {"attention": "cudnn", "scan_layers": True}}
+    preset.write_text(tomli_w.dumps(table))
+    ended = micro.python("-m", "electra_jax", "plan", "--config", str(preset))
+    assert says in re.sub(" +", " ", ended.stderr)
 
 
 def test_the_command_prints_the_plan(preset: Path, capsys: pytest.CaptureFixture[str]) -> None:

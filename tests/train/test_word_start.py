@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from electra_jax.config import OptimizerConfig
+from electra_jax.config import OptimizerConfig, PretrainConfig
 from electra_jax.data.rows import Rows, open_rows, row_features
+from electra_jax.hub.names import flat
 from electra_jax.train.pretrain import pretrain
 from electra_jax.train.run import restore_params
 from electra_jax.train.step import init_params
@@ -51,6 +52,19 @@ def test_pairs_are_those_near_each_other_in_a_document(a_row: int):
     for pair, times in near.items():
         expected[pair] = times
     np.testing.assert_array_equal(counted, expected)
+
+
+@pytest.mark.parametrize("tie", ["none", "embeddings"])
+def test_every_word_table_starts_from_it(finished: PretrainConfig, tmp_path: Path, tie: str):
+    still = OptimizerConfig(learning_rate=0.0)
+    changes = {"steps": 1, "checkpoint_every": 1, "eval_every": 1, "optimizer": still, "word_start": "neighbours"}
+    model = replace(finished.model, tie=tie)
+    pretrain(replace(finished, out=tmp_path / "run", model=model, **changes))
+    params = restore_params(tmp_path / "run")[1]
+    tables = [path for path in flat(params) if path.endswith("embeddings/word")]
+    assert len(tables) == (2 if tie == "none" else 1)
+    for path in tables:
+        np.testing.assert_array_equal(flat(params)[path], params["embeddings"]["word"])
 
 
 def test_tokens_of_the_same_neighbours_start_alike():
