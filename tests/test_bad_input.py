@@ -164,7 +164,7 @@ def test_rows_without_their_tokenizer(fail: Failing, preset: Path, rows: Path, t
     copy = Path(shutil.copytree(rows, tmp_path / "rows"))
     shutil.rmtree(copy / "tokenizer")
     line = fail("pretrain", "--config", preset, "--data", copy, "--out", tmp_path / "out")
-    assert line == f"{copy}: its tokenizer/ is missing; copy it too, or prepare again"
+    assert line == f"{copy}: its tokenizer/ is missing; copy it too, or prepare the rows again"
 
 
 def test_the_best_of_nothing_held_out(fail: Failing, preset: Path, text: Path, tokenizer: Path, tmp_path: Path) -> None:

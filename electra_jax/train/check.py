@@ -14,7 +14,6 @@ from electra_jax.errors import UserError
 from electra_jax.objectives.registry import find
 from electra_jax.train.models import LEARNED
 from electra_jax.train.processes import parse_time
-from electra_jax.train.run import TOKENIZER
 
 POSITIVE = (
     "length",
@@ -183,8 +182,6 @@ def _check_data(config: PretrainConfig, manifests: Sequence[Manifest]) -> None:
     )
     for weight in weights:
         _require(0 < weight < math.inf, f"data_weights: {weight} is not a number above 0")
-    for folder in folders:
-        _require((folder / TOKENIZER).is_dir(), f"{folder}: its {TOKENIZER}/ is missing; copy it too, or prepare again")
     _require(
         not config.keep_best or any(manifest.eval.rows for manifest in manifests),
         f"keep_best: {', '.join(map(str, folders))} have no held-out rows; prepare them with a larger held_out",

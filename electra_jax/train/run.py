@@ -61,6 +61,8 @@ def open_run(config: PretrainConfig, manifests: Sequence[Manifest]) -> Iterator[
 
 
 def _make(config: PretrainConfig, manifests: Sequence[Manifest]) -> None:
+    if not (config.data[0] / TOKENIZER).is_dir():
+        raise UserError(f"{config.data[0]}: its {TOKENIZER}/ is missing; copy it too, or prepare the rows again")
     with new_folder(config.out) as folder:
         write_text(folder / CONFIG, to_toml(config))
         write_manifests(folder, manifests)

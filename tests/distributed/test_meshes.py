@@ -105,7 +105,7 @@ def test_eight_devices_that_share_parameters_have_the_gradient_norms_of_one(
     np.testing.assert_allclose(norms(fsdp_run.out), norms(one_device), rtol=1e-4)
 
 
-@pytest.mark.parametrize("mesh", [None, "data=2,fsdp=4"])
+@pytest.mark.parametrize("mesh", [pytest.param(None, marks=pytest.mark.slow), "data=2,fsdp=4"])
 def test_eight_devices_have_the_losses_of_one(
     mesh: str | None, rows: Path, tmp_path: Path, reference: list[float]
 ) -> None:
@@ -115,7 +115,7 @@ def test_eight_devices_have_the_losses_of_one(
 
 
 @pytest.mark.usefixtures("quick_compilation")
-@pytest.mark.parametrize("parts", [2, 8])
+@pytest.mark.parametrize("parts", [2, pytest.param(8, marks=pytest.mark.slow)])
 def test_an_accumulated_batch_has_the_loss_of_the_whole(
     parts: int, rows: Path, tmp_path: Path, reference: list[float]
 ) -> None:

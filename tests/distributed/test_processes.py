@@ -83,7 +83,7 @@ def open_mpi(process: int) -> dict[str, str]:
     return place | {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://127.0.0.1:34911"}
 
 
-@pytest.mark.parametrize("launcher", [slurm, open_mpi])
+@pytest.mark.parametrize("launcher", [slurm, pytest.param(open_mpi, marks=pytest.mark.slow)])
 def test_a_cluster_says_who_the_others_are(
     launcher: Callable[[int], dict[str, str]], rows: Path, tmp_path: Path
 ) -> None:

@@ -58,7 +58,9 @@ def test_a_phase_of_lamb_has_nvidias_numbers(name: str) -> None:
 
     assert config.model == load("base").model
     assert (config.length, config.batch_size, config.steps) == (length, batch, steps)
-    assert config.optimizer == OptimizerConfig("lamb", rate, warmup, power=0.5, b1=0.878, b2=0.974)
+    assert config.optimizer == OptimizerConfig(
+        "lamb", rate, warmup, power=0.5, decay_after_warmup=True, b1=0.878, b2=0.974
+    )
     assert config.compute.dtype == "bfloat16"
     assert batch % (8 * config.accumulate) == 0  # eight GPUs
 

@@ -1,6 +1,5 @@
 """What a run would take, told before it: against the compiled step itself."""
 
-import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -99,12 +98,10 @@ def test_a_plan_of_settings_that_no_run_can_have(
     assert fail("plan", "--config", preset).startswith(says)
 
 
-@pytest.mark.parametrize(("mesh", "says"), [("fsdp=2", "devices │ 2"), ("fsdp=3", "mesh: fsdp=3 does not divide")])
-def test_a_plan_has_the_presets_mesh(preset: Path, mesh: str, says: str) -> None:
-    table = tomllib.loads(preset.read_text()) | {"mesh": mesh, "compute": {"attention": "cudnn", "scan_layers": True}}
-    preset.write_text(tomli_w.dumps(table))
+def test_a_plan_has_the_presets_mesh(preset: Path) -> None:
+    preset.write_text(tomli_w.dumps(tomllib.loads(preset.read_text()) | {"mesh": "fsdp=3"}))
     ended = micro.python("-m", "electra_jax", "plan", "--config", str(preset))
-    assert says in re.sub(" +", " ", ended.stderr)
+    assert micro.complaint("plan", ended.stderr).startswith("mesh: fsdp=3 does not divide model.embedding_size, 16")
 
 
 def test_the_command_prints_the_plan(preset: Path, capsys: pytest.CaptureFixture[str]) -> None:
