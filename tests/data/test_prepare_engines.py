@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import make_documents
+from bilingual import make_documents
 
 from electra_jax.config import PrepareConfig
 from electra_jax.data.manifest import Manifest
