@@ -14,7 +14,7 @@ from sklearn.model_selection import train_test_split
 
 from electra_jax.config import FinetuneConfig
 from electra_jax.data.documents import check_source, load_hub, load_saved
-from electra_jax.data.records import Record, format_of, has_lines_of_json, read_file, require_rows
+from electra_jax.data.records import Record, format_of, read_file, require_rows
 from electra_jax.errors import UserError
 from electra_jax.finetuning.examples import Example, Feature
 from electra_jax.finetuning.question_answering import read_squad
@@ -84,7 +84,7 @@ def read_records(source: str, split: str = "train", subset: str | None = None) -
     check_source(source)
     path = Path(source)
     if path.is_file():
-        squad = read_squad(path) if format_of(path) == ".json" and not has_lines_of_json(path) else None
+        squad = read_squad(path) if format_of(path) == ".json" else None
         return require_rows(squad or read_file(path), source)
     dataset = load_saved(path, split) if path.is_dir() else load_hub(source, subset, split)
     return require_rows(_rows(dataset, source), source)

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from tokenizers import Encoding
 
-from electra_jax.data.records import Record, read_json
+from electra_jax.data.records import Record, has_lines_of_json, read_json
 from electra_jax.errors import UserError
 from electra_jax.finetuning import losses
 from electra_jax.finetuning.examples import Example, Feature, sequence_of
@@ -143,6 +143,8 @@ class QuestionAnswering(Task):
 
 def read_squad(path: Path) -> Iterator[Record] | None:
     """The questions of a file in SQuAD's own format (1.1 or 2.0), a row each; None where it is another JSON file."""
+    if has_lines_of_json(path):
+        return None
     content = read_json(path)
     articles = content.get("data") if isinstance(content, dict) else None
     if not isinstance(articles, list) or not articles:

@@ -26,6 +26,13 @@ POSITIVE = (
     "eval_rows",
     "checkpoint_every",
     "checkpoints_kept",
+    "model.vocab_size",
+    "model.embedding_size",
+    "model.max_position_embeddings",
+    "model.discriminator.hidden_size",
+    "model.discriminator.intermediate_size",
+    "model.generator.hidden_size",
+    "model.generator.intermediate_size",
 )
 
 FINITE: dict[str, tuple[str, Callable[[float], bool]]] = {
@@ -61,7 +68,8 @@ def check(config: PretrainConfig, manifests: Sequence[Manifest]) -> None:
 def check_settings(config: PretrainConfig) -> None:
     """Raise UserError for settings that no run can have, whatever its data and devices."""
     for name in POSITIVE:
-        _require(getattr(config, name) > 0, f"{name}: {getattr(config, name)} is not above 0")
+        value = attrgetter(name)(config)
+        _require(value > 0, f"{name}: {value} is not above 0")
     for wanted, (names, holds) in FINITE.items():
         for name in names.split():
             value = attrgetter(name)(config)
@@ -79,6 +87,8 @@ def check_settings(config: PretrainConfig) -> None:
     _require(0 <= config.seed < 2**32, f"seed: {config.seed} is not between 0 and 2**32 - 1")
     for name, tower in (("discriminator", config.model.discriminator), ("generator", config.model.generator)):
         _check_tower(f"model.{name}", tower)
+    types = config.model.type_vocab_size
+    _require(types > 1, f"model.type_vocab_size: {types}, and rows have two segments")
     _check_sharing(config)
     _check_objective(config)
 
@@ -102,32 +112,24 @@ def check_mesh(config: PretrainConfig, mesh: Mesh) -> None:
 
 def _check_tower(name: str, tower: TowerConfig) -> None:
     heads, width = tower.num_attention_heads, tower.hidden_size
-    for size in ("hidden_size", "intermediate_size"):
-        _require(getattr(tower, size) > 0, f"{name}.{size}: {getattr(tower, size)} is not above 0")
     _require(heads > 0 and width % heads == 0, f"{name}: hidden_size {width} does not divide over {heads} heads")
     _require(tower.num_hidden_layers > 0, f"{name}: num_hidden_layers {tower.num_hidden_layers} is not above 0")
 
 
 def _check_sharing(config: PretrainConfig) -> None:
     model, kind = config.model, config.model.generator_kind
-    for name in ("vocab_size", "embedding_size", "max_position_embeddings"):
-        _require(getattr(model, name) > 0, f"model.{name}: {getattr(model, name)} is not above 0")
-    _require(model.type_vocab_size > 1, f"model.type_vocab_size: {model.type_vocab_size}, and rows have two segments")
     if model.tie == "all":
         _require(
             model.generator == model.discriminator,
             "model.tie: all takes towers of the same size; give model.generator the sizes of model.discriminator",
         )
         _require(kind == "masked-lm", f"model.tie: all takes generator_kind masked-lm, not {kind}; give embeddings")
-    _require(
-        model.tie != "gdes" or kind in LEARNED,
-        f"model.tie: gdes takes a generator that trains the tables, and {kind} has none; give embeddings",
-    )
     name = config.objective.name
-    _require(
-        model.tie != "gdes" or find(name).parts.generator,
-        f"model.tie: gdes takes a generator that trains the tables, and {name} has none; give embeddings",
-    )
+    for part, trains in ((kind, kind in LEARNED), (name, find(name).parts.generator)):
+        _require(
+            model.tie != "gdes" or trains,
+            f"model.tie: gdes takes a generator that trains the tables, and {part} has none; give embeddings",
+        )
 
 
 def check_compute(compute: ComputeConfig) -> None:
