@@ -11,7 +11,8 @@ from electra_jax.train.check import check
 
 sys.path.append(str(Path(__file__).parent.parent / "tools"))
 import sick_runs
-from compare_objectives import ARMS, Arguments, config_of
+from compare_objectives import ARMS, POINTS, START_RECIPES, Arguments, config_of, read_scores, report, write_scores
+from rich.console import Console
 
 ROWS = SplitManifest(10_000, 10_000, 900_000, 880_000, 0, 0.06, "0")
 MANIFEST = Manifest(
@@ -33,6 +34,26 @@ MANIFEST = Manifest(
 @pytest.mark.parametrize(("arms", "name"), [(arms, name) for arms, some in ARMS.items() for name in some])
 def test_an_arm_is_a_run(arms: str, name: str, tmp_path: Path) -> None:
     check(config_of(name, 0, Arguments(tmp_path, arms=arms)), [MANIFEST])
+
+
+def test_runs_of_each_length_have_a_table(tmp_path: Path) -> None:
+    given = Arguments(tmp_path, docs=tmp_path)
+    of_all = {name: {0: dict.fromkeys(POINTS, 0.8)} for name in ARMS["objectives"]} | {
+        name: {0: {0.0: 0.7}} for name in START_RECIPES
+    }
+    of_one = {"electra": {0: dict.fromkeys(POINTS, 0.9)}}
+    write_scores(given, {2e13: of_all | {"mlm": {0: dict.fromkeys(POINTS, 0.6), 1: dict.fromkeys(POINTS, 0.1)}}})
+    write_scores(given, read_scores(given) | {8e13: of_all, 9e14: of_one})
+
+    report(given, read_scores(given), Console(quiet=True))
+
+    text = (tmp_path / "objectives-scores.md").read_text()
+    assert [line.split()[2] for line in text.splitlines() if line.startswith("Runs of")] == ["2e+13", "8e+13"]
+    assert [line.split(" | ")[2:-1] for line in text.splitlines() if line.startswith("| mlm")] == [
+        ["60.0"] * len(POINTS),  # of the seed that every arm has
+        ["80.0"] * len(POINTS),
+    ]
+    assert (tmp_path / "objectives-scores.png").exists()
 
 
 def test_sick_runs_are_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,9 +8,9 @@ alone, and the paper's share of masks and weights), for as many steps as FLOPS p
 `electra_jax.train.flops.step_flops`. Fine-tunes what each had learned after each of POINTS shares of them on 1,000
 labelled reviews, as tools/compare_pretraining.py does, and draws accuracy on the test reviews against FLOPs, with a
 table; beside them stand random weights, and random weights with the word table that all start from. --arms fields does
-the same for `electra` with other masks, weights and generators. What is done is not done again, so the command
-goes on where it was stopped; scores of DOCS/ARMS-scores.json count as done, of whichever folder they were. With other
---flops, and another folder, it starts anew.
+the same for `electra` with other masks, weights and generators. Each length of runs has its table, and its lines in the
+plot. What is done is not done again, so the command goes on where it was stopped; scores of DOCS/ARMS-scores.json count
+as done, of whichever folder they were.
 """
 
 import json
@@ -45,7 +45,7 @@ RANDOM, TABLE = "random weights", "the word table alone"
 START_RECIPES = {TABLE: RECIPE, RANDOM: replace(RECIPE, layer_decay=1.0)}
 
 Scores = dict[str, dict[int, dict[float, float]]]
-"""Test accuracy by arm, seed and share of the FLOPs."""
+"""Test accuracy by arm, seed and share of the FLOPs, of runs of one length."""
 Change = Callable[[PretrainConfig], PretrainConfig]
 
 
@@ -109,7 +109,7 @@ def main(given: Arguments) -> None:
     make_rows(folder, training, config_of("electra", 0, given))
     scores = read_scores(given)
     for seed in given.seeds:
-        for name, by_seed in scores.items():
+        for name, by_seed in scores[given.flops].items():
             if seed not in by_seed:
                 by_seed[seed] = measure(name, seed, given, training, console)
                 write_scores(given, scores)
@@ -132,30 +132,30 @@ def measure(name: str, seed: int, given: Arguments, training: list[Review], cons
     }
 
 
-def read_scores(given: Arguments) -> Scores:
-    """What DOCS/ARMS-scores.json holds of runs of as many operations."""
+def read_scores(given: Arguments) -> dict[float, Scores]:
+    """What DOCS/ARMS-scores.json holds, by the FLOPs of a run; those of `given` may be missing there."""
     file = given.docs / f"{given.arms}-scores.json"
     found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    kept = found["scores"] if found.get("flops") == given.flops else {}
+    kept = {float(flops): scores for flops, scores in found.items()}
 
-    def of(name: str) -> dict[int, dict[float, float]]:
+    def of(scores: dict[str, Any], name: str) -> dict[int, dict[float, float]]:
         return {
             int(seed): {float(point): score for point, score in points.items()}
-            for seed, points in kept.get(name, {}).items()
+            for seed, points in scores.get(name, {}).items()
         }
 
-    return {name: of(name) for name in (*ARMS[given.arms], *START_RECIPES)}
+    names = (*ARMS[given.arms], *START_RECIPES)
+    return {flops: {name: of(kept.get(flops, {}), name) for name in names} for flops in sorted({*kept, given.flops})}
 
 
-def write_scores(given: Arguments, scores: Scores) -> None:
+def write_scores(given: Arguments, scores: dict[float, Scores]) -> None:
     """The file that `read_scores` reads."""
-    content = json.dumps({"flops": given.flops, "scores": scores}, indent=1)
-    write_text(given.docs / f"{given.arms}-scores.json", content + "\n")
+    write_text(given.docs / f"{given.arms}-scores.json", json.dumps(scores, indent=1) + "\n")
 
 
 def config_of(name: str, seed: int, given: Arguments) -> PretrainConfig:
     """A run that takes `given.flops`: towers and recipe alike but for the arm's own parts."""
-    out = given.folder / "runs" / f"{name.replace(' ', '-')}-{seed}"
+    out = given.folder / "runs" / f"{name.replace(' ', '-')}-{given.flops:g}-{seed}"
     preset = load_config(PRESET, data=given.folder / "rows", out=out, seed=seed)
     preset = replace(preset, model=replace(preset.model, tie="embeddings", generator=GENERATOR))
     config = ARMS[given.arms][name](learning("electra")(preset))
@@ -202,29 +202,43 @@ def untrained(config: PretrainConfig, console: Console) -> Path:
     return out / "discriminator"
 
 
-def report(given: Arguments, scores: Scores, console: Console) -> None:
-    """DOCS/ARMS-scores.md and DOCS/ARMS-scores.png."""
-    shares = [f"{point:g} of the FLOPs" for point in POINTS]
-    lines = [f"| run | steps | {' | '.join(shares)} | paper, GLUE |", f"|{' --- |' * (len(POINTS) + 3)}"]
-    for name in ARMS[given.arms]:
-        cells = [_cell(of_seeds(given, scores, name, point)) for point in POINTS]
-        steps = config_of(name, 0, given).steps
-        paper = PAPER.get(name, "") if given.arms == "objectives" else ""
-        lines.append(f"| {name} | {steps:,} | {' | '.join(cells)} | {paper} |")
-    for name in START_RECIPES:
-        lines.append(f"| {name} | 0 | {_cell(of_seeds(given, scores, name, 0))} |{' |' * len(POINTS)}")
-    about = (
-        f"Accuracy in percent on {TEST:,} test reviews after fine-tuning on {LABELS:,}; seeds: {len(given.seeds)}, of "
-        f"several the mean (lowest to highest). Each pretraining takes {given.flops:.2g} floating-point operations."
-    )
-    write_text(given.docs / f"{given.arms}-scores.md", "\n".join([*lines, "", about]) + "\n")
+def report(given: Arguments, scores: dict[float, Scores], console: Console) -> None:
+    """DOCS/ARMS-scores.md and DOCS/ARMS-scores.png, of the lengths that have a seed of every arm."""
+    scores = {flops: of_length for flops, of_length in scores.items() if whole(of_length)}
+    text = "\n".join(table(replace(given, flops=flops), of_length) for flops, of_length in scores.items())
+    write_text(given.docs / f"{given.arms}-scores.md", text)
     plot(given, scores)
-    console.print("\n".join([*lines, about]), highlight=False, soft_wrap=True)
+    console.print(text, highlight=False, soft_wrap=True)
 
 
-def of_seeds(given: Arguments, scores: Scores, name: str, point: float) -> list[float]:
+def table(given: Arguments, scores: Scores) -> str:
+    """Of runs of `given.flops`: what they scored after each share of them."""
+    rows = [["run", "steps", *(f"{given.flops * point:.2g} operations" for point in POINTS)]]
+    for name in ARMS[given.arms]:
+        rows.append([name, f"{config_of(name, 0, given).steps:,}"])
+        rows[-1] += [_cell(of_seeds(scores, name, point)) for point in POINTS]
+    for name in START_RECIPES:
+        rows.append([name, "0", _cell(of_seeds(scores, name, 0)), *[""] * (len(POINTS) - 1)])
+    if given.arms == "objectives":
+        for row in rows:
+            row.append("paper, GLUE" if row is rows[0] else f"{PAPER.get(row[0], '')}")
+    rows.insert(1, ["---"] * len(rows[0]))
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    about = (
+        f"Accuracy in percent on {TEST:,} test reviews after fine-tuning on {LABELS:,}; seeds: {len(whole(scores))}, "
+        "of several the mean (lowest to highest)."
+    )
+    return "\n".join([f"Runs of {given.flops:.2g} floating-point operations.", "", *lines, "", about, ""])
+
+
+def whole(scores: Scores) -> list[int]:
+    """The seeds that every arm has."""
+    return sorted(set.intersection(*map(set, scores.values())))
+
+
+def of_seeds(scores: Scores, name: str, point: float) -> list[float]:
     """Accuracy of each of the seeds."""
-    return [scores[name][seed][point] for seed in given.seeds]
+    return [scores[name][seed][point] for seed in whole(scores)]
 
 
 def _cell(values: list[float]) -> str:
@@ -232,22 +246,26 @@ def _cell(values: list[float]) -> str:
     return f"{100 * statistics.mean(values):.1f}{spread}"
 
 
-def plot(given: Arguments, scores: Scores) -> None:
-    """Accuracy against FLOPs: means, and bars from the lowest to the highest seed."""
+def plot(given: Arguments, scores: dict[float, Scores]) -> None:
+    """Accuracy against FLOPs, a line for each length of runs: means, and bars from the lowest to the highest seed."""
     figure = Figure(figsize=(7.5, 4.5), layout="constrained")
     axes = figure.subplots()
     for i, name in enumerate(ARMS[given.arms]):
-        values = [[100 * score for score in of_seeds(given, scores, name, point)] for point in POINTS]
-        means = [statistics.mean(some) for some in values]
-        below = [mean - min(some) for mean, some in zip(means, values, strict=True)]
-        above = [max(some) - mean for mean, some in zip(means, values, strict=True)]
         spread = 1 + 0.015 * (i - len(ARMS[given.arms]) / 2)  # so that bars stand beside each other
-        at = [given.flops * point * spread for point in POINTS]
-        axes.errorbar(at, means, (below, above), marker="os^vDP"[i % 6], capsize=3, label=name)
+        for flops, of_length in scores.items():
+            values = [[100 * score for score in of_seeds(of_length, name, point)] for point in POINTS]
+            means = [statistics.mean(some) for some in values]
+            below = [mean - min(some) for mean, some in zip(means, values, strict=True)]
+            above = [max(some) - mean for mean, some in zip(means, values, strict=True)]
+            at = [flops * point * spread for point in POINTS]
+            label = name if flops == given.flops else None
+            axes.errorbar(at, means, (below, above), marker="os^vDP"[i], color=f"C{i}", capsize=3, label=label)
     for name, line in ((TABLE, "--"), (RANDOM, ":")):
-        axes.axhline(100 * statistics.mean(of_seeds(given, scores, name, 0)), color="grey", linestyle=line, label=name)
+        start = statistics.mean(of_seeds(scores[given.flops], name, 0))
+        axes.axhline(100 * start, color="grey", linestyle=line, label=name)
     axes.set(xscale="log", xlabel="floating-point operations of pretraining", ylabel="accuracy on test reviews, %")
-    axes.set_xticks([given.flops * point for point in POINTS], [f"{given.flops * point:.2g}" for point in POINTS])
+    ticks = [flops * point for flops in scores for point in POINTS]
+    axes.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks], rotation=45)
     axes.minorticks_off()
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
