@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from electra_jax.data.lines import is_unicode
 from electra_jax.errors import RunError, UserError
 
 HELD = (errno.EACCES, errno.EAGAIN)
@@ -21,6 +22,8 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 def check_absent(path: Path) -> None:
     """Raise UserError where no new folder can be renamed to `path`, or it has anything in it."""
+    if not is_unicode(str(path)):  # settings and cards, which hold it, are UTF-8
+        raise UserError(f"{str(path)!a}: the name is not UTF-8; choose another")
     if path.is_symlink():
         raise UserError(f"{path}: is a link; name the folder that it points to")
     if path.is_dir() and (os.path.ismount(path) or path.samefile(Path())):
@@ -108,7 +111,14 @@ def hold(file: IO[str], path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` (UTF-8) so that `path` holds either its old content or all of the new."""
+    """Write `text` (UTF-8) so that `path` holds either its old content or all of the new.
+
+    A link goes on pointing where it does, and a device or a pipe is written to.
+    """
+    if path.exists() and not path.is_file():
+        path.write_text(text, encoding="utf-8")
+        return
+    path = Path(os.path.realpath(path))
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         scratch.write_text(text, encoding="utf-8")

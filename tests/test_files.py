@@ -1,5 +1,6 @@
 """Outputs appear whole or not at all."""
 
+import os
 import stat
 from pathlib import Path
 
@@ -86,6 +87,30 @@ def test_a_text_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> Non
         write_text(path, "begun \ud800")
     assert path.read_text() == "old"
     assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_link_goes_on_pointing_to_the_text(tmp_path: Path) -> None:
+    (tmp_path / "real").write_text("old")
+    (tmp_path / "link").symlink_to("real")
+    write_text(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_text() == "new"
+    assert names(tmp_path) == ["link", "real"]
+
+
+def test_a_pipe_is_written_to(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    write_text(path, "text")
+    assert os.read(reader, 100) == b"text"
+    os.close(reader)
+    assert path.is_fifo()
+
+
+def test_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="udce9': the name is not UTF-8; choose another"):
+        check_absent(tmp_path / "caf\udce9")
 
 
 @pytest.mark.parametrize("target", ["there", "nowhere"])

@@ -4,6 +4,8 @@ Accuracy alone misleads: with 10% of the tokens replaced, saying "original" alwa
 recall and AUC of the replaced class.
 """
 
+import math
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
@@ -30,7 +32,8 @@ def discriminator_counts(logits: Float[Array, "B L"], replaced: Bool[Array, "B L
 def summarize(counts: Counts, config: ObjectiveConfig) -> dict[str, float]:
     """Losses and rates of added-up counts, those that the objective has.
 
-    A rate over nothing is 0, an AUC without both classes 0.5.
+    A rate over nothing is 0, an AUC without both classes 0.5. Where the loss isn't finite, rates are NaN: what is no
+    number would count as a logit that says original.
     """
     c = {name: np.asarray(value, np.float64) for name, value in counts.items()}
 
@@ -58,6 +61,8 @@ def summarize(counts: Counts, config: ObjectiveConfig) -> dict[str, float]:
             "replaced_rate": ratio(c["replaced"], c["judged"]),
         }
     loss = sum(weight * value for weight, value in terms.values())
+    if not math.isfinite(loss):
+        figures = dict.fromkeys(figures, math.nan)
     return {"loss": loss, **{name: value for name, (_, value) in terms.items()}, **figures}
 
 

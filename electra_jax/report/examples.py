@@ -16,13 +16,14 @@ from electra_jax.data.manifest import Manifest, read_manifests
 from electra_jax.data.rows import open_rows
 from electra_jax.data.tokenizer import load_tokenizer, vocabulary
 from electra_jax.errors import UserError
+from electra_jax.hub.names import flat
 from electra_jax.model import Electra
 from electra_jax.objectives.corruption import corrupt, draw_keys
 from electra_jax.objectives.masking import SpecialTokens, at
 from electra_jax.objectives.registry import find
 from electra_jax.train.optimizer import Params
-from electra_jax.train.run import TOKENIZER, restore_params
-from electra_jax.train.step import graph_of, read_tokens, step_key
+from electra_jax.train.run import CONFIG, TOKENIZER, restore_params
+from electra_jax.train.step import abstract_params, graph_of, read_tokens, step_key
 
 
 class Judged(NamedTuple):
@@ -89,11 +90,18 @@ def read_examples(run: Path, config: PretrainConfig, number: int) -> Examples:
         raise UserError(f"objective.name: {name} trains no model to tell replaced tokens")
     batch, special = _read_rows(run, config, number)
     step, params = restore_params(run)
+    if shapes(params) != shapes(abstract_params(config)):
+        raise UserError(f"{run / CONFIG}: its model is another than that of checkpoint {step}")
     # Any machine computes this; one without an NVIDIA GPU doesn't know cudnn's attention.
     config = dataclasses.replace(config, compute=dataclasses.replace(config.compute, attention="xla"))
     found = judge(config, params, batch, special)
     names = vocabulary(load_tokenizer(run / TOKENIZER))
     return Examples(step, [_tokens(found, row, names) for row in range(len(found.original))])
+
+
+def shapes(params: Params) -> dict[str, tuple[int, ...]]:
+    """Of each parameter, by its path."""
+    return {path: leaf.shape for path, leaf in flat(params).items()}
 
 
 def _read_rows(run: Path, config: PretrainConfig, number: int) -> tuple[Batch, SpecialTokens]:

@@ -49,8 +49,12 @@ GROUPS = (
                 "Cross-entropy over all tokens; ln 2 = 0.693 at first.",
                 True,
             ),
-            Figure("encoder_loss", "Encoder’s loss", NATS, "Of objectives whose encoder predicts tokens.", True),
+            Figure("encoder_loss", "Encoder’s loss", NATS, "Cross-entropy of the tokens that it predicts.", True),
         ),
+    ),
+    Group(
+        "Encoder",
+        (Figure("encoder_accuracy", "Encoder’s accuracy", SHARE, "How often its likeliest token is the original."),),
     ),
     Group(
         "Discriminator",
@@ -92,7 +96,11 @@ GROUPS = (
         "Gradients",
         (
             Figure(
-                "grad_norm", "Gradient norm", "L2 norm", "Of all parameters, before clipping; a mean over steps.", True
+                "grad_norm",
+                "Gradient norm",
+                "L2 norm",
+                "Of all parameters, before clipping; a mean over the steps of a record.",
+                True,
             ),
             Figure(
                 "grad_norm_generator", "Generator’s gradient", "L2 norm", "Its own parameters, before clipping.", True
@@ -127,6 +135,8 @@ SUMMARY = (
     "loss",
     "mlm_loss",
     "discriminator_loss",
+    "encoder_loss",
+    "encoder_accuracy",
     "auc",
     "precision",
     "recall",

@@ -17,6 +17,7 @@ SHOWN = {
     "recall": ("rec", "{:.3f}"),
     "auc": ("auc", "{:.3f}"),
     "score": ("score", "{:.4f}"),
+    "bad_steps": ("bad steps", "{:.0f}"),
     "learning_rate": ("lr", "{:.2e}"),
     "tokens_per_second": ("tok/s", "{:,.0f}"),
     "examples_per_second": ("examples/s", "{:,.0f}"),
@@ -25,8 +26,9 @@ SHOWN = {
 
 
 def line(figures: Mapping[str, float]) -> str:
-    """The figures a person watches, on one line."""
-    shown = ((label, form.format(figures[name])) for name, (label, form) in SHOWN.items() if name in figures)
+    """The figures a person watches, on one line; bad steps, where there are any."""
+    there = {name: value for name, value in figures.items() if name != "bad_steps" or value}
+    shown = ((label, form.format(there[name])) for name, (label, form) in SHOWN.items() if name in there)
     return "  ".join(f"{label} {value}" for label, value in shown)
 
 

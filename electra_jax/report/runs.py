@@ -32,12 +32,16 @@ def read_run(run: Path, name: str, examples: int) -> Table:
     records = [record for record in read_metrics(run / METRICS) if record["kind"] in ("train", "eval")]
     if not records:
         raise UserError(f"{run}: has no metrics yet; they come with the first {settings.get('log_every', 100)} steps")
+    held_out = [record for record in records if record["kind"] == "eval"]
     rows, note = _examples(run, settings, examples)
     return {
         "name": name,
         "settings": {path: _text(value) for path, value in _flat(settings)},
         "train": curves([record for record in records if record["kind"] == "train"]),
-        "eval": curves([record for record in records if record["kind"] == "eval"]),
+        "eval": curves(held_out),
+        "newest": {name: _short(value) for name, value in held_out[-1].items() if _is_number(value)}
+        if held_out
+        else {},
         "calibration": _calibration(histogram, records),
         "examples": rows,
         "no_examples": note,
@@ -67,18 +71,20 @@ def _depth(one: Sequence[str], others: Sequence[Sequence[str]]) -> int:
 def curves(records: Sequence[Table]) -> dict[str, list[float | None]]:
     """Each figure's values, and the steps under "step", of as many records as a chart has room for.
 
-    Of more, each point is the mean of as many that follow each other. None where a record hasn't the figure.
+    Of more, each point is of as many that follow each other: their mean, the largest of a gradient's norms, the sum of
+    bad steps. None where a record hasn't the figure.
     """
     size = -(-len(records) // POINTS) or 1
     groups = [records[start : start + size] for start in range(0, len(records), size)]
     names = dict.fromkeys(name for record in records for name, value in record.items() if _is_number(value))
-    columns: dict[str, list[float | None]] = {name: [_mean(group, name) for group in groups] for name in names}
+    columns: dict[str, list[float | None]] = {name: [_joined(group, name) for group in groups] for name in names}
     return columns | {"step": [group[-1]["step"] for group in groups]}
 
 
-def _mean(records: Sequence[Table], name: str) -> float | None:
+def _joined(records: Sequence[Table], name: str) -> float | None:
     values = [record[name] for record in records if _is_number(record.get(name))]
-    return _short(np.mean(values)) if values else None
+    join = np.max if name.startswith("grad_norm") else np.sum if name == "bad_steps" else np.mean
+    return _short(join(values)) if values else None
 
 
 def _is_number(value: Any) -> bool:

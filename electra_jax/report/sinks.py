@@ -1,6 +1,7 @@
 """Where figures go: a line of JSON each, TensorBoard event files, and the newest histogram of the discriminator."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ class MetricsLog:
         with self.file.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps({"step": step, "kind": kind, **figures}) + "\n")
         for name, value in figures.items():
-            self.board.add_scalar(f"{kind}/{name}", value, step)
+            if math.isfinite(value):  # of others, tensorboardX warns
+                self.board.add_scalar(f"{kind}/{name}", value, step)
 
     def write_histogram(self, step: int, histogram: Float[np.ndarray, "2 bins"]) -> None:
         """Keep the held-out tokens' histogram of logits by class, original and replaced, in place of the last one."""
@@ -62,7 +64,7 @@ def read_metrics(file: Path) -> list[dict[str, Any]]:
 
     Raises UserError for any other that is no record.
     """
-    lines = file.read_bytes().split(b"\n")[:-1] if file.exists() else []
+    lines = file.read_bytes().split(b"\n")[:-1] if file.is_file() else []
     return [_record(line, f"{file}:{number}") for number, line in enumerate(lines, 1)]
 
 

@@ -19,13 +19,16 @@ from electra_jax.report.runs import names_of, read_run
 EXAMPLES = 4
 
 
-def write_report(runs: Sequence[Path], out: Path, examples: int = EXAMPLES) -> Path:
-    """Write one HTML page that draws the runs over each other, and shows so many held-out rows of each.
+def write_report(runs: str | Path | Sequence[str | Path], out: str | Path, examples: int = EXAMPLES) -> Path:
+    """Write one HTML page that draws the runs (or the one) over each other, and shows so many held-out rows of each.
 
     The page is what the folders say at the time: a run may still be going on. Returns `out`. Raises UserError where a
-    folder is no pretraining run, has no metrics yet or is given twice, and where `out` can't be written.
+    folder is no pretraining run, has no metrics yet or is given twice, and where `out` can't be written, or is a file
+    of a run.
     """
-    if not runs:
+    folders = [Path(run) for run in ([runs] if isinstance(runs, str | Path) else runs)]
+    out = Path(out)
+    if not folders:
         raise UserError("no run is given; name one or more folders that `electra-jax pretrain` wrote")
     if examples < 0:
         raise UserError(f"examples: {examples} is below 0")
@@ -33,7 +36,10 @@ def write_report(runs: Sequence[Path], out: Path, examples: int = EXAMPLES) -> P
         raise UserError(f"{out}: is a folder; name a file, such as {out / 'report.html'}")
     if not out.parent.is_dir():
         raise UserError(f"{out}: can't be made there: no folder {out.parent}")
-    tables = [read_run(run, name, examples) for run, name in zip(runs, names_of(runs), strict=True)]
+    for run in folders:
+        if out.suffix != ".html" and out.is_file() and out.resolve().is_relative_to(run.resolve()):
+            raise UserError(f"{out}: is a file of the run {run}; choose another name")
+    tables = [read_run(run, name, examples) for run, name in zip(folders, names_of(folders), strict=True)]
     with can_be_made(out):
         write_text(out, render(tables))
     return out

@@ -115,6 +115,14 @@ def test_equal_logits_have_an_auc_of_one_half() -> None:
     assert metrics_of(np.zeros((4, 25), np.float32), replaced, np.ones((4, 25), bool))["auc"] == 0.5
 
 
+def test_logits_that_are_no_numbers_have_no_rates() -> None:
+    replaced = np.arange(100).reshape(4, 25) % 3 == 0
+
+    metrics = metrics_of(np.full((4, 25), np.nan, np.float32), replaced, np.ones((4, 25), bool))
+
+    assert all(np.isnan(metrics[name]) for name in ("loss", "auc", "accuracy", "recall", "calibration_error"))
+
+
 def test_counts_add_up_to_those_of_the_whole() -> None:
     rng = np.random.default_rng(5)
     arrays = rng.normal(size=(8, 32)).astype(np.float32), rng.random((8, 32)) < 0.2, rng.random((8, 32)) < 0.7

@@ -50,7 +50,7 @@ def figures(run: Path) -> int:
 def plain(**changes: object) -> dict:
     """A run as `read_run` returns it, with two figures and nothing else."""
     train = {"step": [10, 20], "mlm_loss": [3.0, 2.5], "energy": [1.0, None]}
-    table = {"name": "run", "settings": {"seed": "0"}, "train": train, "eval": {"step": []}}
+    table = {"name": "run", "settings": {"seed": "0"}, "train": train, "eval": {"step": []}, "newest": {}}
     return {**table, "calibration": None, "examples": None, "no_examples": "None.", **changes}
 
 
@@ -223,6 +223,14 @@ def test_figures_that_a_run_has_not_are_left_out(chromium: Browser, tmp_path: Pa
         chromium.open(write(tmp_path, *runs))
         assert chromium.console() == []
         assert "Energy" in text(chromium, "#groups") or "energy" in text(chromium, "#groups")
+
+
+def test_a_chart_without_its_runs_says_nothing(chromium: Browser, page: Path) -> None:
+    chromium.open(page)
+    chromium.run("document.querySelectorAll('#controls button').forEach((button, i) => { if (i < 2) button.click(); })")
+    chromium.settle()
+    chromium.run("document.querySelector('#calibration svg').dispatchEvent(new PointerEvent('pointermove'))")
+    assert chromium.console() == []
 
 
 def test_without_a_browser_the_tests_are_skipped_unless_one_is_required(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,12 @@ def test_a_line_has_the_figures_that_a_person_watches() -> None:
 
 def test_a_line_leaves_out_what_is_not_there() -> None:
     assert line({"auc": 0.5}) == "auc 0.500"
+    assert line({"bad_steps": 0.0}) == ""
     assert line({}) == ""
+
+
+def test_a_line_tells_of_bad_steps() -> None:
+    assert line({"learning_rate": 1e-3, "bad_steps": 5.0}) == "bad steps 5  lr 1.00e-03"
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,13 @@ def test_why_there_are_no_rows_is_said(
     assert "There are none to show" in render([table])
 
 
+def test_rows_of_another_model_are_not_shown(finished: PretrainConfig, tmp_path: Path) -> None:
+    run = copy_of(finished, tmp_path)
+    settings = (run / "config.toml").read_text()
+    (run / "config.toml").write_text(settings.replace("intermediate_size = 64", "intermediate_size = 128"))
+    assert "config.toml: its model is another than that of checkpoint 20" in read_run(run, "run", 1)["no_examples"]
+
+
 def test_rows_of_other_data_are_not_shown(finished: PretrainConfig, packed_rows: Path, tmp_path: Path) -> None:
     run = copy_of(finished, tmp_path)
     (run / "config.toml").write_text(to_toml(replace(finished, data=(packed_rows,))))
@@ -145,6 +152,20 @@ def test_a_long_run_is_drawn_by_means() -> None:
     assert found["step"][:2] == [3, 6]
     assert found["loss"][:2] == [1.0, 4.0]
     assert found["step"][-1] == 2 * POINTS + 1
+
+
+def test_what_happens_once_stays_in_a_long_run() -> None:
+    records = [{"step": i + 1, "kind": "train", "grad_norm": 1.0, "bad_steps": 0.0} for i in range(2 * POINTS)]
+    records[1] |= {"grad_norm": 100.0, "bad_steps": 1.0}
+    found = curves(records)
+    assert (found["grad_norm"][:2], found["bad_steps"][:2]) == ([100.0, 1.0], [1.0, 0.0])
+
+
+def test_the_newest_figures_are_those_of_the_last_evaluation(finished: PretrainConfig) -> None:
+    *_, last = [line for line in micro.records(finished.out) if line["kind"] == "eval"]
+    newest = read_run(finished.out, "run", 0)["newest"]
+    assert newest["auc"] == pytest.approx(last["auc"], rel=1e-5)
+    assert newest["step"] == last["step"] == 20
 
 
 def test_a_generator_that_reads_no_masks_shows_none(finished: PretrainConfig) -> None:
@@ -229,6 +250,8 @@ def test_a_run_without_metrics(fail: Failing, finished: PretrainConfig, tmp_path
     run = copy_of(finished, tmp_path)
     (run / "metrics.jsonl").unlink()
     assert "has no metrics yet; they come with the first 4 steps" in fail("report", run, "--out", tmp_path / "r.html")
+    (run / "metrics.jsonl").mkdir()
+    assert "has no metrics yet; they come with the first 4 steps" in fail("report", run, "--out", tmp_path / "r.html")
 
 
 def test_a_damaged_file_is_named(fail: Failing, finished: PretrainConfig, tmp_path: Path) -> None:
@@ -248,6 +271,8 @@ def test_a_damaged_file_is_named(fail: Failing, finished: PretrainConfig, tmp_pa
 def test_where_the_page_cannot_be_written(fail: Failing, finished: PretrainConfig, tmp_path: Path) -> None:
     assert "can't be made there: no folder" in fail("report", finished.out, "--out", tmp_path / "none" / "r.html")
     assert "is a folder; name a file" in fail("report", finished.out, "--out", tmp_path)
+    metrics = copy_of(finished, tmp_path) / "metrics.jsonl"
+    assert f"{metrics}: is a file of the run" in fail("report", metrics.parent, "--out", metrics)
     assert "examples: -1 is below 0" in fail("report", finished.out, "--out", tmp_path / "r.html", "--examples", -1)
     with pytest.raises(UserError, match="no run is given"):
         write_report([], tmp_path / "r.html")

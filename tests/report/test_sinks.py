@@ -1,6 +1,7 @@
 """Figures on disk: a line of JSON each, and TensorBoard events."""
 
 import json
+import math
 from pathlib import Path
 
 import micro
@@ -44,6 +45,13 @@ def test_tensorboard_gets_the_same_figures(tmp_path: Path) -> None:
         ("train/loss", 20, 2.5),
         ("train/auc", 20, 0.5),
     ]
+
+
+def test_what_is_no_number_is_only_a_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(tmp_path, 0, [10], math.nan)
+    assert [value.tag for event in micro.events(tmp_path) for value in event.summary.value] == ["train/auc"]
+    assert math.isnan(read_metrics(tmp_path / "metrics.jsonl")[0]["loss"])
+    assert caplog.messages == []
 
 
 def test_what_a_killed_run_wrote_beyond_its_checkpoint_is_dropped(tmp_path: Path) -> None:

@@ -231,6 +231,7 @@ class Chart {
   /** Values at the pointer, or at a point that the arrow keys walk to. */
   listen() {
     const stops = [...new Set(this.on.flatMap((one) => one.points.map((point) => point[0])))].sort((a, b) => a - b);
+    if (!stops.length) return; // of a chart whose axes are given, with no run on
     this.svg.addEventListener("pointermove", (event) => {
       const area = this.svg.getBoundingClientRect();
       const at = (event.clientX - area.left) * (this.width / area.width);
@@ -366,7 +367,7 @@ function drawSummary() {
     const step = last(run.eval.step) ?? last(run.train.step);
     const rates = (run.train.tokens_per_second || []).filter((value) => value !== null).sort((a, b) => a - b);
     const middle = rates[Math.floor(rates.length / 2)];
-    const held = names.map((name) => (run.eval[name] ? format(run.eval[name].at(-1)) : "–"));
+    const held = names.map((name) => format(run.newest[name]));
     return [run.name, format(step), ...held, ...(speed ? [format(middle)] : [])];
   });
   const table = tableOf(head, body);
