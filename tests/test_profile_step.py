@@ -1,5 +1,6 @@
 """The table of a step's time by part: operations find their part by scope, in both directions."""
 
+import json
 import sys
 from collections import Counter
 from pathlib import Path
@@ -8,8 +9,25 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from electra_jax.errors import UserError
+
 sys.path.append(str(Path(__file__).parent.parent / "tools"))
-from profile_step import part_of, parts_of, report
+from profile_step import Arguments, main, part_of, parts_of, report
+from rich.console import Console
+
+
+@pytest.mark.usefixtures("quick_compilation")
+@pytest.mark.parametrize("kind", ["rows", "packed_rows"])
+def test_steps_on_prepared_rows(preset: Path, tmp_path: Path, kind: str, request: pytest.FixtureRequest) -> None:
+    arguments = Arguments(tmp_path / "profile", str(preset), request.getfixturevalue(kind), steps=1)
+    main(arguments, Console(quiet=True))
+    assert {"generator", "discriminator"} <= set(json.loads((tmp_path / "profile/parts.json").read_text())["parts"])
+
+
+def test_what_no_run_can_have_is_told(preset: Path, rows: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="its rows have 16 tokens, and length is 8"):
+        main(Arguments(tmp_path / "profile", str(preset), rows, length=8), Console(quiet=True))
+    assert not (tmp_path / "profile").exists()
 
 
 def test_the_parts_of_a_compiled_program() -> None:

@@ -7,6 +7,7 @@ processes are timed, each after the other's, so start and compilation count; the
 """
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -68,7 +69,7 @@ def main(arguments: Arguments) -> None:
 
 
 def ours(arguments: Arguments, seed: int) -> Round:
-    """`electra-jax finetune`, scored on the test examples after each epoch."""
+    """`electra-jax finetune`, scored on the test examples at the end."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
         options = {
@@ -100,6 +101,7 @@ def theirs(arguments: Arguments, seed: int) -> Round:
         paths = [str(path) for path in (arguments.model, arguments.train, arguments.test, out)]
         options = ["--epochs", arguments.epochs, "--learning-rate", arguments.learning_rate, "--seed", seed]
         options += ["--batch-size", arguments.batch_size, "--length", arguments.length]
+        options += ["--threads", len(os.sched_getaffinity(0))]  # as many as XLA takes
         seconds = _time([sys.executable, str(HERE / "hf_trainer.py"), *paths, *map(str, options)])
         result = json.loads(out.read_text())
         return Round(seconds, result["examples_per_second"], result["accuracy"])

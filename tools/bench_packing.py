@@ -94,7 +94,12 @@ def make_rows(arguments: Arguments) -> dict[Kind, Manifest]:
         if not (folder / kind).exists():
             settings = {"length": arguments.length, "documents": arguments.documents, "pack": kind == "packed"}
             prepare(PrepareConfig(sources, str(folder / "tokenizer"), folder / kind, held_out=0.02, **settings))  # type: ignore[arg-type]
-    return {kind: Manifest.read(folder / kind) for kind in kinds}
+    manifests = {kind: Manifest.read(folder / kind) for kind in kinds}
+    for kind, manifest in manifests.items():
+        if (manifest.sources, manifest.length) != (sources, arguments.length):
+            of = f"of {', '.join(manifest.sources)}, {manifest.length} tokens long"
+            raise UserError(f"{folder / kind}: holds rows {of}; name another folder, or delete this one")
+    return manifests
 
 
 # --- speed --------------------------------------------------------------------------------------------------------

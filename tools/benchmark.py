@@ -131,16 +131,21 @@ def fill(
     report: Callable[[Mapping[str, Results]], None],
     console: Console,
 ) -> dict[str, Results]:
-    """Measure the parts that `file` lacks, or has of other settings; written after each."""
-    plain = json.loads(json.dumps(settings))
+    """Measure the parts that `file` lacks, or has of other settings or another machine; written after each."""
+    plain = json.loads(json.dumps({**settings, "machine": machine()}))
     found = read_parts(file)
     for name, measure_part in parts.items():
         if found.get(name, {}).get("settings") != plain:
             console.print(f"measuring {name}; load of the machine {os.getloadavg()[0]:.1f}", highlight=False)
             found[name] = {"settings": plain, "load": os.getloadavg()[0], **measure_part()}
-            write_text(file, json.dumps({"machine": machine(), "parts": found}, indent=2) + "\n")
-        report(found)
-    return found
+            write_text(file, json.dumps({"parts": found}, indent=2) + "\n")
+        report(_alike(found, plain))
+    return _alike(found, plain)
+
+
+def _alike(parts: Mapping[str, Results], settings: Results) -> dict[str, Results]:
+    """Those that were measured with these settings."""
+    return {name: part for name, part in parts.items() if part["settings"] == settings}
 
 
 def read_parts(file: Path) -> dict[str, Results]:

@@ -101,6 +101,7 @@ def main(given: Arguments) -> None:
     keep_compiled()
     keep_memory()
     console, folder = Console(), given.folder
+    given.docs.mkdir(parents=True, exist_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     reviews = read_reviews()
     for name, some in (("test", reviews[:TEST]), ("development", reviews[TEST : TEST + DEVELOPMENT])):
@@ -108,6 +109,8 @@ def main(given: Arguments) -> None:
     training = reviews[TEST + DEVELOPMENT :]
     make_rows(folder, training, config_of("electra", 0, given))
     scores = read_scores(given)
+    done = sum(seed in by_seed for by_seed in scores[given.flops].values() for seed in given.seeds)
+    console.print(f"{done} scores of {given.docs}, {len(given.seeds) * len(scores[given.flops]) - done} to measure")
     for seed in given.seeds:
         for name, by_seed in scores[given.flops].items():
             if seed not in by_seed:

@@ -51,7 +51,8 @@ EVALUATIONS = 6  # on the development reviews, in a fine-tuning
 REPEATS = 8  # how often the reviews stand among the text, two thirds of which the newspaper would be otherwise
 LABELS = (200, 1000, None)  # None: all
 SEEDS = 5
-CHOOSING = 3  # seeds that choose the recipe, and are not scored; one says little, on so few development reviews
+CHOOSING = range(1000, 1003)
+"""Seeds that choose the recipe, and are not scored; one says little, on so few development reviews."""
 ARMS = ("pretrained", "random")
 
 
@@ -76,6 +77,7 @@ def main(folder: Positional[Path], docs: Path = Path("docs"), seeds: int = SEEDS
     console = Console()
     keep_compiled()
     keep_memory()
+    docs.mkdir(parents=True, exist_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     reviews = read_reviews()
     test, development = reviews[:TEST], reviews[TEST : TEST + DEVELOPMENT]
@@ -127,8 +129,7 @@ def choose(folder: Path, arm: str, model: Path, training: list[Review], console:
     """The recipe of the best mean accuracy on the development reviews, at 1,000 labels of seeds that aren't scored."""
 
     def score(recipe: Recipe) -> float:
-        seeds = range(SEEDS, SEEDS + CHOOSING)
-        return sum(tune(folder, arm, model, recipe, training, 1000, seed, console)["development"] for seed in seeds)
+        return sum(tune(folder, arm, model, recipe, training, 1000, seed, console)["development"] for seed in CHOOSING)
 
     return max(GRID, key=score)
 

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import tyro
 from reviews import read_newspaper, read_reviews, write_documents
 from rich.console import Console
 from rich.text import Text
+from tyro.conf import Positional
 
 from electra_jax import Discriminator, Generator, cli
 from electra_jax.config import ObjectiveConfig
@@ -32,9 +34,9 @@ SHOWN = 5  # sentences at the end
 GOAL = 0.70  # AUC on held-out rows
 
 
-def main() -> None:
-    """Run the whole demo in the folder that the command line names; exits with status 1 where it falls short."""
-    folder, console = Path(sys.argv[1]), Console()
+def main(folder: Positional[Path]) -> None:
+    """Run the whole demo in the new `folder`; exits with status 1 where it falls short."""
+    console = Console()
     if folder.exists():
         sys.exit(f"{folder}: already exists; delete it, or name another folder")
     folder.mkdir(parents=True)
@@ -100,4 +102,4 @@ def corrupt(generator: Generator, rows: Path, objective: ObjectiveConfig) -> tup
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main)

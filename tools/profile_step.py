@@ -15,6 +15,7 @@ for the next batch, beside the device's.
 
 import json
 import re
+import sys
 import time
 from collections import Counter
 from collections.abc import Generator, Iterator
@@ -39,9 +40,10 @@ from electra_jax.files import check_absent
 from electra_jax.objectives.masking import SpecialTokens
 from electra_jax.presets import load_config
 from electra_jax.train.cache import compile_now, keep_compiled
+from electra_jax.train.check import check, check_mesh, check_settings
 from electra_jax.train.memory import keep_memory
 from electra_jax.train.sharding import make_mesh, put_rows
-from electra_jax.train.step import State, abstract_state, empty_batch, init_params, init_state, jit_step
+from electra_jax.train.step import State, abstract_state, init_params, init_state, jit_step
 
 INPUT = "input"
 PARTS = {
@@ -87,15 +89,21 @@ def main(arguments: Arguments, console: Console) -> None:
         raise UserError(f"steps: {arguments.steps} is not above 0")
     check_absent(arguments.out)
     config = settings(arguments)
+    manifest = None if arguments.data is None else Manifest.read(arguments.data)
+    if manifest:
+        check(config, [manifest])
+    else:
+        check_settings(config)
     keep_compiled()
     keep_memory()
-    special = special_tokens(arguments.data)
     mesh = make_mesh(config.mesh, config.batch_size)
-    compiled = compile_now(jit_step(config, special, mesh), abstract_state(config), empty_batch(config))
-    hlo = compiled.as_text() or ""
+    check_mesh(config, mesh)
     with jax.set_mesh(mesh), closing(batches(config, arguments.data)) as some:
+        batch = put_rows(next(some), mesh)
+        compiled = compile_now(jit_step(config, special_tokens(manifest), mesh), abstract_state(config), batch)
+        hlo = compiled.as_text() or ""
         state = jax.device_put(init_state(config, init_params(config)), compiled.input_shardings[0][0])
-        state, _ = compiled(state, put_rows(next(some), mesh))  # the first step touches its memory for the first time
+        state, _ = compiled(state, batch)  # the first step touches its memory for the first time
         jax.block_until_ready(state)
         with jax.profiler.trace(str(arguments.out), profiler_options=trace_options()):
             seconds = run(compiled, state, islice(some, arguments.steps), mesh) / arguments.steps
@@ -115,11 +123,10 @@ def settings(arguments: Arguments) -> PretrainConfig:
     return replace(config, compute=replace(config.compute, dtype=dtype))
 
 
-def special_tokens(data: Path | None) -> SpecialTokens:
+def special_tokens(manifest: Manifest | None) -> SpecialTokens:
     """Of the rows; of random ones, BERT's."""
-    if data is None:
+    if manifest is None:
         return SpecialTokens(101, 102, 103)
-    manifest = Manifest.read(data)
     return SpecialTokens(manifest.cls_id, manifest.sep_id, manifest.mask_id)
 
 
@@ -230,4 +237,5 @@ if __name__ == "__main__":
     try:
         main(tyro.cli(Arguments), Console())
     except UserError as error:
-        raise SystemExit(f"profile_step: {error}") from None
+        print(f"profile_step: {error}", file=sys.stderr)
+        sys.exit(error.status)
