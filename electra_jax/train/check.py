@@ -206,7 +206,7 @@ def _check_folder(config: PretrainConfig, folder: Path, manifest: Manifest) -> N
         f"give --length {manifest.length}, or prepare the text again with --length {config.length}",
     )
     _require(
-        manifest.vocab_size == config.model.vocab_size,
+        manifest.vocab_size <= config.model.vocab_size,  # some models have more, padded to a multiple
         f"{folder}: its tokenizer has {manifest.vocab_size} entries, and model.vocab_size is "
         f"{config.model.vocab_size}; give --model.vocab-size {manifest.vocab_size}, or prepare the text with the "
         f"model's tokenizer",

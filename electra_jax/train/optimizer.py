@@ -81,10 +81,17 @@ def scale_by_uncorrected_adam(b1: float, b2: float, eps: float) -> optax.Gradien
 
 
 def scale_by_trust_ratio_a_layer() -> optax.GradientTransformation:
-    """LAMB's trust ratio for each layer's own matrix, though a tower's layers are stacked in one array."""
+    """LAMB's trust ratio for each layer's own matrix, though a tower's layers are stacked in one array.
+
+    LayerNorms and biases move as Adam has it (the authors' own exclusion, and NVIDIA's --skip_adaptive): of a bias,
+    which starts from 0, the ratio would be next to nothing.
+    """
     whole = optax.scale_by_trust_ratio()
 
     def one(path: str, update: Array, param: Array) -> Array:
+        if NOT_DECAYED.search(path):
+            return update
+
         def scaled(update: Array, param: Array) -> Array:
             return whole.update(update, optax.EmptyState(), param)[0]
 

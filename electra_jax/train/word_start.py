@@ -56,6 +56,8 @@ def mutual_information(counts: csr_array) -> csr_array:
 def factors(matrix: csr_array, width: int) -> Float[np.ndarray, "V E"]:
     """The first `width` left singular vectors, as columns; zeros where the matrix has fewer."""
     size = matrix.shape[0]
+    if not matrix.count_nonzero():
+        return np.zeros((size, width))
     found = min(width, size - 1)
     vectors = svds(matrix, k=found, v0=np.ones(size) / np.sqrt(size))[0][:, ::-1]  # v0: the same each time
     return np.pad(vectors, [(0, 0), (0, width - found)])

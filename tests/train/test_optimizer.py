@@ -107,10 +107,14 @@ def restack(params: Params) -> Params:
 
 
 def test_lamb_trusts_each_stacked_layer_as_optaxs_does_each_layer_alone() -> None:
+    """LayerNorms and biases apart, as in NVIDIA's run_pretraining.sh (--skip_adaptive)."""
     settings = config(name="lamb", b1=0.878, b2=0.974, power=0.5)
     lamb = optax.chain(
         optax.clip_by_global_norm(1.0),
-        optax.lamb(schedule(settings, STEPS), b1=0.878, b2=0.974, eps=1e-6, weight_decay=0.1, mask=decay_mask),
+        optax.scale_by_adam(b1=0.878, b2=0.974, eps=1e-6),
+        optax.add_decayed_weights(0.1, mask=decay_mask),
+        optax.masked(optax.scale_by_trust_ratio(), decay_mask),
+        optax.scale_by_learning_rate(schedule(settings, STEPS)),
     )
 
     def update(gradients: Params, state: optax.OptState, params: Params) -> tuple[Params, optax.OptState]:
