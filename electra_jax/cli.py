@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
+from electra_jax import __version__
 from electra_jax.config import (
     ComputeConfig,
     FinetuneConfig,
@@ -385,6 +386,9 @@ def _usage(name: str) -> None:
     usage = "\n".join(["usage: electra-jax COMMAND [options]; electra-jax COMMAND --help lists them", "", *lines])
     if name in ("-h", "--help"):
         print(usage)
+        sys.exit(0)
+    if name == "--version":
+        print(f"electra-jax {__version__}")
         sys.exit(0)
     print(f"{usage}\n\nelectra-jax: {f'no command {name!r}' if name else 'a command is missing'}", file=sys.stderr)
     sys.exit(2)

@@ -6,7 +6,8 @@ Defaults are those of the original release's small model; [G] is google-research
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from tyro.conf import Positional
 
@@ -186,8 +187,28 @@ class DistributedConfig:
     """Seconds without a sign of life after which a process counts as lost, and the others end."""
 
 
+class _Settings:
+    """Takes texts for paths, and one alone, or a list, for a tuple of them."""
+
+    def __post_init__(self) -> None:
+        for name, hint in get_type_hints(type(self)).items():
+            object.__setattr__(self, name, _as_declared(hint, getattr(self, name)))
+
+
+def _as_declared(hint: Any, value: Any) -> Any:
+    if value is None:
+        return None
+    kinds = [kind for kind in get_args(hint) if kind is not NoneType] if NoneType in get_args(hint) else [hint]
+    if kinds == [Path] and isinstance(value, str):
+        return Path(value)
+    if get_origin(kinds[0]) is tuple and isinstance(value, str | Path | list | tuple):
+        several = [value] if isinstance(value, str | Path) else value
+        return tuple(_as_declared(get_args(kinds[0])[0], one) for one in several)
+    return value
+
+
 @dataclass(frozen=True)
-class PretrainConfig:
+class PretrainConfig(_Settings):
     """A pretraining run."""
 
     data: tuple[Path, ...]
@@ -233,13 +254,9 @@ class PretrainConfig:
     optimizer: OptimizerConfig = OptimizerConfig()
     compute: ComputeConfig = ComputeConfig()
 
-    def __post_init__(self) -> None:
-        if isinstance(self.data, str | Path):  # one folder needs no tuple
-            object.__setattr__(self, "data", (Path(self.data),))
-
 
 @dataclass(frozen=True)
-class TensorflowConfig:
+class TensorflowConfig(_Settings):
     """What a checkpoint of google-research/electra doesn't say of itself."""
 
     heads: int | None = None
@@ -253,7 +270,7 @@ class TensorflowConfig:
 
 
 @dataclass(frozen=True)
-class VocabConfig:
+class VocabConfig(_Settings):
     """Training a WordPiece vocabulary."""
 
     text: Positional[tuple[Path, ...]]
@@ -278,7 +295,7 @@ class VocabConfig:
 
 
 @dataclass(frozen=True)
-class PrepareConfig:
+class PrepareConfig(_Settings):
     """Text to rows of token ids ([G] build_pretraining_dataset.py)."""
 
     sources: Positional[tuple[str, ...]]
@@ -325,7 +342,7 @@ AnyTask = Literal[TaskName, GlueName]
 
 
 @dataclass(frozen=True)
-class FinetuneConfig:
+class FinetuneConfig(_Settings):
     """Fine-tuning on a task ([G] finetune/, configure_finetuning.py). What is None is the task's own."""
 
     model: str

@@ -19,7 +19,8 @@ T = TypeVar("T")
 def load_config(preset: str | Path, **fields: Any) -> PretrainConfig:
     """A preset file (or the name of one that the package carries), with `data`, `out` and any other field given.
 
-    Raises UserError for a file that is missing or no TOML, an unknown field, or one of the wrong type.
+    Raises UserError for a file that is missing or no TOML, and for a field in it that is unknown or of the wrong type;
+    TypeError for a field given here that is unknown, and where `data` or `out` is given nowhere.
     """
     return PretrainConfig(**(read_fields(preset) | fields))
 

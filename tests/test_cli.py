@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 import micro
@@ -204,6 +205,12 @@ def test_without_a_command_the_usage_is_shown(capsys: pytest.CaptureFixture[str]
 def test_a_command_that_there_is_not(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code(["train"]) == 2
     assert capsys.readouterr().err.endswith("electra-jax: no command 'train'\n")
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit:
+        cli.main(["--version"])
+    assert (exit.value.code, capsys.readouterr().out) == (0, f"electra-jax {metadata.version('electra-jax')}\n")
 
 
 def test_a_reader_that_goes_is_no_error() -> None:

@@ -9,11 +9,14 @@ import pytest
 
 from electra_jax.config import (
     ComputeConfig,
+    FinetuneConfig,
     ModelConfig,
     ObjectiveConfig,
     OptimizerConfig,
+    PrepareConfig,
     PretrainConfig,
     TowerConfig,
+    VocabConfig,
 )
 from electra_jax.errors import UserError
 from electra_jax.presets import load_config, parse, parse_fields, read_fields, to_toml
@@ -56,6 +59,16 @@ def test_whole_numbers_do_for_floats() -> None:
 def test_paths_are_paths() -> None:
     config = read({"init_from": "imported"})
     assert (config.data, config.init_from) == ((Path("rows"),), Path("imported"))
+
+
+def test_in_python_texts_are_paths_and_one_needs_no_tuple() -> None:
+    config = PretrainConfig(data="rows", out="run", init_from="old")  # type: ignore[arg-type]
+    assert (config.data, config.out, config.init_from) == ((Path("rows"),), Path("run"), Path("old"))
+    prepare = PrepareConfig(sources="corpus.txt", tokenizer="tokenizer", out="rows")  # type: ignore[arg-type]
+    assert (prepare.sources, prepare.out) == (("corpus.txt",), Path("rows"))
+    vocab = VocabConfig(["a.txt", Path("b.txt")], "tokenizer")  # type: ignore[arg-type, list-item]
+    assert (vocab.text, vocab.out) == ((Path("a.txt"), Path("b.txt")), Path("tokenizer"))
+    assert FinetuneConfig("model", "out", text="review").text == ("review",)  # type: ignore[arg-type]
 
 
 def test_one_folder_of_data_needs_no_list() -> None:

@@ -37,7 +37,7 @@ class Evaluation:
 def evaluate(
     model: str | Path,
     data: str | Path,
-    out: Path | None = None,
+    out: str | Path | None = None,
     empty: Literal["error", "skip"] = "error",
     compute: ComputeConfig = ComputeConfig(),
 ) -> Evaluation:
@@ -51,7 +51,7 @@ def evaluate(
     skipped: list[str] = []
     examples, predictions = predict_labelled(fine_tuned, str(data), empty, skipped)
     beside = Path(model) if Path(model).is_dir() else Path()
-    folder = out or beside / "evaluation" / Path(str(data)).name
+    folder = Path(out) if out else beside / "evaluation" / Path(data).name
     scores = fine_tuned.task.scores(examples, predictions)
     confusion = _confusion(fine_tuned, examples, predictions)
     found = Evaluation(scores, len(examples), fine_tuned.labels, confusion, tuple(skipped), folder)

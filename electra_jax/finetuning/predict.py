@@ -29,7 +29,7 @@ class Predicted:
 def predict(
     model: str | Path | FineTuned,
     source: str | Path,
-    out: Path,
+    out: str | Path,
     empty: Literal["error", "skip"] = "error",
     compute: ComputeConfig = ComputeConfig(),
 ) -> Predicted:
@@ -44,7 +44,7 @@ def predict(
     skipped: list[str] = []
     examples = read_examples(fine_tuned.task, read_records(str(source)), empty, labelled=False, skipped=skipped)
     count = 0
-    with row_writer(out) as write:
+    with row_writer(Path(out)) as write:
         for some in chunks(examples):
             predictions = fine_tuned.predict_examples(some)
             write([_row(example, prediction) for example, prediction in zip(some, predictions, strict=True)])

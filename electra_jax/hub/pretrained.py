@@ -79,6 +79,11 @@ class _Pretrained(nnx.Module):
         return self._run(_hidden_states, Tokens.of(input_ids, attention_mask, token_type_ids))
 
     def _run(self, function: Callable[[Any, Tokens], Array], tokens: Tokens) -> Array:
+        ids, size = tokens.ids, self.config.vocab_size
+        if not (jnp.issubdtype(ids.dtype, jnp.integer) and ids.size):
+            raise ValueError(f"input_ids of dtype {ids.dtype} and shape {ids.shape} are no ids of tokens")
+        if not isinstance(ids, jax.core.Tracer) and (ids.min() < 0 or ids.max() >= size):
+            raise ValueError(f"input_ids from {ids.min()} to {ids.max()}, and the vocabulary has {size} entries")
         return _jitted(*nnx.split(self), function, tokens)
 
 
@@ -96,7 +101,8 @@ class Discriminator(_Pretrained):
         """Float32 logits, above 0 where the token looks replaced.
 
         `attention_mask` is 1 at real tokens and 0 at padding, by default 1 everywhere; `token_type_ids` is 0 in the
-        first segment and 1 in the second, by default 0. Raises ValueError for a row longer than the positions.
+        first segment and 1 in the second, by default 0. Raises ValueError for a row longer than the positions, and for
+        ids that the vocabulary doesn't have (which inside jax.jit nobody can tell).
         """
         return self._run(_logits, Tokens.of(input_ids, attention_mask, token_type_ids))
 

@@ -51,7 +51,7 @@ class Imported(NamedTuple):
     objective: str = ObjectiveConfig.name
 
 
-def export(run: Path, out: Path, step: int | None = None) -> list[Path]:
+def export(run: str | Path, out: str | Path, step: int | None = None) -> list[Path]:
     """Write `out`/discriminator and `out`/generator, which transformers loads; returns their folders.
 
     An encoder that was trained to predict tokens goes to `out`/encoder, as a masked language model. A generator that
@@ -60,6 +60,7 @@ def export(run: Path, out: Path, step: int | None = None) -> list[Path]:
     Each has config.json, model.safetensors, the tokenizer and a model card. `step` is that of a checkpoint, the newest
     unless named. Raises UserError where `run` is no run, has no such checkpoint, or `out` already holds something.
     """
+    run, out = Path(run), Path(out)
     check_absent(out)
     model = read_model(run)
     step, params = restore_params(run, step)
@@ -76,7 +77,7 @@ def export(run: Path, out: Path, step: int | None = None) -> list[Path]:
 
 def import_pretrained(
     discriminator: str | Path,
-    out: Path,
+    out: str | Path,
     generator: str | Path | None = None,
     tensorflow: TensorflowConfig = TensorflowConfig(),
     console: Console | None = None,
@@ -88,6 +89,7 @@ def import_pretrained(
     starts from it draws a new one; `console` is told of one that a checkpoint lacks. Raises UserError where there is no
     such model, where a pair does not share its embeddings, and where `out` already holds something.
     """
+    out = Path(out)
     check_absent(out)
     checkpoint = find_checkpoint(discriminator)
     if checkpoint is not None:

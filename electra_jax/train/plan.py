@@ -94,12 +94,12 @@ def plan(config: PretrainConfig, memory: str, peak: float, utilisation: float) -
     if jax.default_backend() != "gpu":  # which alone knows cudnn's attention
         config = replace(config, compute=replace(config.compute, attention="xla"))
     one_row = replace_rows(config, 1)
-    check_mesh(one_row, make_mesh(config.mesh, one_row.batch_size))
+    mesh = make_mesh(config.mesh, one_row.batch_size)
+    check_mesh(config, mesh)
     small, large = (compile_step(replace_rows(config, rows)) for rows in PROBES)
     at = [memory_of(compiled) for compiled in (small, large)]
     row = (at[1].step - at[0].step) // (PROBES[1] - PROBES[0])
     fixed = Memory(at[0].state, max(0, at[0].step - PROBES[0] * row))
-    mesh = make_mesh(config.mesh, jax.device_count())
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract_params(config)))
     flops = step_flops(config)
     return Plan(

@@ -1,5 +1,6 @@
 """A pretraining run, from prepared rows to checkpoints."""
 
+import math
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from functools import partial
@@ -163,7 +164,7 @@ class Trainer:
                 self._train(state, window, log, progress)
         wait_for_all("the metrics are written")
         held_out = [record for record in read_metrics(self.config.out / METRICS) if record["kind"] == "eval"]
-        return held_out[-1] if held_out else {}
+        return {name: held_out[-1][name] for name in held_out[-1].keys() - {"step", "kind"}} if held_out else {}
 
     def _train(self, state: State, window: Counts, log: MetricsLog | NoLog, progress: TrainingProgress) -> None:
         """The loop: a step, and what is due after it."""
@@ -184,7 +185,7 @@ class Trainer:
                 figures = self._summary(held_out)
                 score = -figures["loss"]
                 log.write("eval", done, figures)
-                if "histogram" in held_out:
+                if "histogram" in held_out and math.isfinite(figures["loss"]):
                     log.write_histogram(done, np.asarray(held_out["histogram"]))
                 progress.evaluation(done, figures)
                 clock.restart()

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -90,6 +91,12 @@ def test_gradients_flow(discriminator: Discriminator, ids: np.ndarray) -> None:
 def test_rows_longer_than_the_positions(discriminator: Discriminator) -> None:
     with pytest.raises(ValueError, match="13 tokens in a row, and the model has 12 positions"):
         discriminator(np.zeros((1, 13), int))
+
+
+@pytest.mark.parametrize(("ids", "says"), [([[1, 10**6]], "to 1000000, and"), ([[-1, 1]], "from -1"), ([[]], "no ids")])
+def test_ids_that_are_none(discriminator: Discriminator, ids: list, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        discriminator(jnp.array(ids))
 
 
 def test_one_row_without_its_batch(discriminator: Discriminator) -> None:

@@ -98,10 +98,18 @@ def test_a_plan_of_settings_that_no_run_can_have(
     assert fail("plan", "--config", preset).startswith(says)
 
 
-def test_a_plan_has_the_presets_mesh(preset: Path) -> None:
-    preset.write_text(tomli_w.dumps(tomllib.loads(preset.read_text()) | {"mesh": "fsdp=3"}))
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        (8, "batch_size: 8 rows do not divide over 3 devices"),
+        (9, "mesh: fsdp=3 does not divide model.embedding_size, 16"),
+    ],
+)
+def test_a_plan_has_the_presets_mesh(preset: Path, rows: int, says: str) -> None:
+    table = tomllib.loads(preset.read_text()) | {"mesh": "fsdp=3", "batch_size": rows}
+    preset.write_text(tomli_w.dumps(table))
     ended = micro.python("-m", "electra_jax", "plan", "--config", str(preset))
-    assert micro.complaint("plan", ended.stderr).startswith("mesh: fsdp=3 does not divide model.embedding_size, 16")
+    assert micro.complaint("plan", ended.stderr).startswith(says)
 
 
 def test_the_command_prints_the_plan(preset: Path, capsys: pytest.CaptureFixture[str]) -> None:
