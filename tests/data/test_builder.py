@@ -50,6 +50,12 @@ def test_segments_end_where_sentences_do_unless_they_are_cut():
     assert next(build_rows([10] * 50, 128, random.Random(0), 0, 0)).stop == 125
 
 
+def test_the_first_segment_has_half_of_what_two_leave():
+    """Below (128 - 3) // 2 = 62 tokens, and by a coin one sentence more; here of one token each."""
+    middles = {next(build_rows([1] * 200, 128, random.Random(seed), 0, 0)).middle for seed in range(60)}
+    assert middles == {61, 62}
+
+
 def test_a_single_segment_by_choice_takes_all():
     assert next(build_rows([10] * 50, 128, random.Random(0), 1, 0)) == Row(0, 126, 126)
 

@@ -58,6 +58,11 @@ def test_rows_of_short_documents_have_hardly_any_padding(mean: int):
     assert 1 - sum(lengths) / (128 * len(rows)) < 0.01
 
 
+def test_an_example_goes_where_it_leaves_the_least_room():
+    assert fit([6, 5, 4, 3, 2], 10) == [[0, 2], [1, 3, 4]]
+    assert fit([8, 5, 2, 5], 10) == [[0, 2], [1, 3]]
+
+
 def test_the_first_rows_are_like_all():
     lengths = np.random.default_rng(0).integers(3, 100, 4000).tolist()
     rows = fit(lengths, 128)

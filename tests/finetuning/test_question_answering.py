@@ -111,6 +111,12 @@ def test_white_space_around_an_answer_does_not_hide_it(
     assert context[window.marks[start, 0] : window.marks[stop, 1]] == answer.strip()
 
 
+def test_the_first_of_several_answers_is_the_target(pieces: PreTrainedTokenizerFast) -> None:
+    both = [Answer("fox", 6), Answer("red", 2)]
+    ((several,),), ((first,),) = (make(pieces).features([example("a red fox", *some)]) for some in (both, both[:1]))
+    assert np.array_equal(several.target, first.target)  # type: ignore[arg-type]
+
+
 def test_a_question_without_answer_targets_cls(pieces: PreTrainedTokenizerFast) -> None:
     (windows,) = make(pieces).features([example(" ".join(WORDS * 5))])
     assert len(windows) > 1
@@ -120,6 +126,8 @@ def test_a_question_without_answer_targets_cls(pieces: PreTrainedTokenizerFast) 
 def test_a_long_question_is_cut(pieces: PreTrainedTokenizerFast) -> None:
     (windows,) = make(pieces).features([example("a fox", question=" ".join(WORDS * 9))])
     assert [window.first_lengths[0] for window in windows] == [32 // 3 + 2]
+    (windows,) = make(pieces, length=384).features([example("a fox", question=" ".join(WORDS * 9))])
+    assert [window.first_lengths[0] for window in windows] == [64 + 2]
 
 
 # --- rows ---------------------------------------------------------------------------------------------------------
@@ -195,6 +203,7 @@ def test_squads_own_files_are_read(tmp_path: Path) -> None:
     questions = [
         {"id": "1", "question": "who?", "answers": [{"text": "fox", "answer_start": 2}], "is_impossible": False},
         {"id": "2", "question": "why?", "answers": [], "plausible_answers": [], "is_impossible": True},
+        {"id": "3", "question": "why?", "answers": [{"text": "a", "answer_start": 0}], "is_impossible": True},
     ]
     content = {"version": "v2.0", "data": [{"title": "t", "paragraphs": [{"context": "a fox", "qas": questions}]}]}
     (tmp_path / "a.json").write_text(json.dumps(content))
@@ -205,6 +214,7 @@ def test_squads_own_files_are_read(tmp_path: Path) -> None:
     assert [(r.number, r.values["id"], r.values["context"], r.values["answers"]) for r in found] == [
         (1, "1", "a fox", [{"text": "fox", "answer_start": 2}]),
         (2, "2", "a fox", []),
+        (3, "3", "a fox", []),
     ]
     assert read_squad(tmp_path / "b.json") is None
 
@@ -293,6 +303,19 @@ def test_no_span_of_any_window_is_likelier(pieces: PreTrainedTokenizerFast, size
     assert found["predicted"] == found["best_answer"] == scores[max(scores)]
     null = min(each[0].sum() for each in logits)
     assert found["null_difference"] == pytest.approx(null - max(scores), rel=1e-5, abs=1e-5)
+
+
+def test_twenty_starts_and_ends_are_tried(pieces: PreTrainedTokenizerFast) -> None:
+    """The likeliest ends come before all of the likeliest starts but one, the 19th."""
+    task, asked = make(pieces, length=128), example(" ".join(WORDS * 3))
+    ((window,),) = task.features([asked])
+    assert window.marks is not None
+    inside = np.flatnonzero(window.marks[:, 0] >= 0)
+    logits = np.full((window.length, 2), -9.0)
+    logits[inside[20:38], 0] = 5.0
+    logits[inside[3], 0], logits[inside[4], 1] = 4.0, 5.0
+    found = task.predict(asked, [window], [logits])
+    assert found["predicted"] == asked.inputs[1][window.marks[inside[3], 0] : window.marks[inside[4], 1]]
 
 
 def test_a_span_has_30_tokens_at_most(pieces: PreTrainedTokenizerFast) -> None:

@@ -12,15 +12,17 @@ import pytest
 import transformers
 from scipy.special import expit
 from sklearn import metrics
+from toy import write_csv
 
 from electra_jax.config import FinetuneConfig
 from electra_jax.data.records import read_file
 from electra_jax.data.tokenizer import load_tokenizer
 from electra_jax.errors import UserError
 from electra_jax.finetuning.detect import coloured, detect, write_html
+from electra_jax.finetuning.evaluate import _curves as curves_of
 from electra_jax.finetuning.evaluate import evaluate
 from electra_jax.finetuning.model import Classifier, FineTuned
-from electra_jax.finetuning.predict import predict
+from electra_jax.finetuning.predict import predict, predict_labelled
 from electra_jax.hub.pretrained import Discriminator
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -139,6 +141,25 @@ def test_an_evaluation_is_that_of_the_predictions(learnt: FinetuneConfig, exampl
     }
     for name in ("confusion.png", "roc.png"):
         assert (tmp_path / "evaluation" / name).read_bytes().startswith(PNG)
+
+
+def test_mistakes_stand_where_their_true_label_does(learnt: FinetuneConfig, examples: Path, tmp_path: Path) -> None:
+    """In the row of the true label; and the curve is that of the second label."""
+    model = FineTuned.from_pretrained(learnt.out)
+    with examples.open(newline="") as file:
+        texts = [row["text"] for row in csv.DictReader(file)][:40]
+    predicted = [answer["predicted"] for answer in Classifier.from_pretrained(learnt.out)(texts)]
+    true = list(predicted)
+    for number in [i for i, label in enumerate(predicted) if label == "good"][:7]:
+        true[number] = "bad"
+    write_csv(tmp_path / "some.csv", ("text", "label"), zip(texts, true, strict=True))
+
+    found = evaluate(learnt.out, tmp_path / "some.csv", tmp_path / "evaluation")
+    good = predicted.count("good")
+    assert found.confusion == ((40 - good, 7), (0, good - 7))
+    labelled, predictions = predict_labelled(model, str(tmp_path / "some.csv"), "error", [])
+    ((label, (_, _, area)),) = curves_of(model, labelled, predictions).items()
+    assert (label, area) == ("good", pytest.approx(found.scores["auc"]))
 
 
 def test_an_evaluation_leaves_no_picture_of_the_one_before(

@@ -1,7 +1,7 @@
 """Each objective against a NumPy reference of its loss, and what each part of it teaches whom."""
 
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,10 @@ from scipy.special import expit, log_expit, log_softmax
 from electra_jax.config import ModelConfig, ObjectiveConfig, TowerConfig
 from electra_jax.hub.names import flat
 from electra_jax.model import Electra
+from electra_jax.model.layers import row_keys
 from electra_jax.objectives.adversary import adversarial_sum
 from electra_jax.objectives.corruption import Corrupted, corrupt, draw_keys
+from electra_jax.objectives.losses import count
 from electra_jax.objectives.masking import candidates, gather, pick, scatter
 from electra_jax.objectives.registry import OBJECTIVES
 from electra_jax.objectives.sampling import sample
@@ -93,6 +95,34 @@ def generator_loss(model: Electra, made: Corrupted) -> float:
 
 def sigmoid_nll(logits: np.ndarray, true: np.ndarray) -> np.ndarray:
     return np.where(true, -log_expit(logits), -log_expit(-logits))
+
+
+# --- parts of a batch ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*OBJECTIVES, "adversarial"])
+def test_gradients_of_parts_add_up_to_those_of_the_batch(name: str) -> None:
+    """As accumulated parts and devices have them: each with the whole's totals and its own rows' keys."""
+    weights = {"adversarial_weight": 1.0} if name == "adversarial" else {}
+    objective = replace(MASKED, name="electra" if name == "adversarial" else name, **weights)
+    model = model_of(objective.name, TWO_TOWER if name == "electric" else MODEL)
+    graph, params = nnx.split(model)
+    keys, totals = row_keys(KEY, len(REAL)), count(TOKENS, SPECIAL, objective)
+
+    @partial(jax.jit, static_argnums=0)
+    def gradient(rows: tuple[int, int], params: nnx.State) -> nnx.State:
+        part = slice(*rows)
+        tokens = jax.tree.map(lambda leaf: leaf[part], TOKENS)
+
+        def loss(params: nnx.State) -> jax.Array:
+            model, given = nnx.merge(graph, params), (tokens, keys[part], SPECIAL, objective)
+            return OBJECTIVES[objective.name].loss(model, *given, dropout=True, totals=totals)[0]
+
+        return jax.grad(loss)(params)
+
+    first, second, whole = (gradient(rows, params) for rows in ((0, 2), (2, 6), (0, 6)))
+    for leaf, expected in zip(*map(jax.tree.leaves, (jax.tree.map(jnp.add, first, second), whole)), strict=True):
+        np.testing.assert_allclose(leaf, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
 
 
 # --- losses -------------------------------------------------------------------------------------------------------

@@ -8,22 +8,26 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import micro
 import numpy as np
 import pytest
 
 from electra_jax.config import OptimizerConfig, PretrainConfig
+from electra_jax.data.batches import eval_batches
 from electra_jax.data.manifest import Manifest
 from electra_jax.data.rows import open_rows
 from electra_jax.errors import RunError, UserError
 from electra_jax.hub.names import flat
 from electra_jax.objectives.masking import SpecialTokens
+from electra_jax.objectives.metrics import summarize
 from electra_jax.presets import to_toml
+from electra_jax.train.optimizer import Params
 from electra_jax.train.pretrain import pretrain
 from electra_jax.train.processes import parse_time
 from electra_jax.train.run import restore_params
 from electra_jax.train.sharding import make_mesh
-from electra_jax.train.step import Batch, State, init_params, init_state, make_step
+from electra_jax.train.step import Batch, State, init_params, init_state, make_evaluation, make_step
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -106,6 +110,18 @@ def test_the_average_is_that_of_the_parameters_and_is_what_is_exported(rows: Pat
     _, exported = restore_params(config.out)
     for path, leaf in flat(exported).items():
         np.testing.assert_allclose(leaf, expected[path], rtol=1e-5, atol=1e-7)
+    *_, evaluated = micro.records(config.out)
+    assert evaluated["loss"] == pytest.approx(held_out_loss(config, exported), rel=1e-5)
+
+
+def held_out_loss(config: PretrainConfig, params: Params) -> float:
+    """Of all held-out batches, each with masks and samples of its own."""
+    manifest = Manifest.read(config.data[0])
+    special = SpecialTokens(manifest.cls_id, manifest.sep_id, manifest.mask_id)
+    evaluate = jax.jit(make_evaluation(config, special, make_mesh(None, config.batch_size)))
+    batches = eval_batches(open_rows(config.data, "eval"), config.batch_size, config.eval_rows)
+    counts = [evaluate(params, batch, jnp.int32(i)) for i, batch in enumerate(batches)]
+    return summarize(jax.tree.map(lambda *parts: sum(parts), *counts), config.objective)["loss"]
 
 
 def test_the_best_checkpoint_stays(rows: Path, tmp_path: Path) -> None:

@@ -107,6 +107,9 @@ def test_what_is_exported_of_a_pair_that_shares_less(finished: PretrainConfig, t
     np.testing.assert_allclose(theirs, kept(config, ids)[0], atol=1e-5)
     tables = [model.electra.embeddings.word_embeddings.weight for model in _pair(discriminator, generator)]
     assert not np.allclose(*(table.detach().numpy() for table in tables), atol=1e-4)
+    run, folder = (flat(load_start(str(place))[1]) for place in (config.out, discriminator))  # where fine-tuning starts
+    for path, leaf in folder.items():
+        np.testing.assert_array_equal(run[path], leaf, err_msg=path)
 
 
 def _pair(discriminator: Path, generator: Path) -> tuple[ElectraForPreTraining, ElectraForMaskedLM]:

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import warnings
+from functools import partial
 from math import prod
 from pathlib import Path
 
@@ -215,6 +216,27 @@ def test_an_evaluation_is_the_same_every_time() -> None:
 
     jax.tree.map(np.testing.assert_array_equal, first, again)
     assert first["mlm_sum"] != other["mlm_sum"]
+
+
+def test_an_evaluation_is_of_the_objective_without_dropout() -> None:
+    params, keys = fresh_state()["params"], row_keys(step_key(CONFIG.seed, jnp.int32(5)), CONFIG.batch_size)
+    found = jax.jit(make_evaluation(CONFIG, SPECIAL, MESH))(params, batch_of(0), jnp.int32(5))
+
+    @jax.jit
+    def counts(params: dict) -> dict:
+        model = nnx.merge(graph_of(CONFIG), params)
+        return electra(model, read_tokens(batch_of(0)), keys, SPECIAL, CONFIG.objective, dropout=False)[1]
+
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), found, counts(params))
+
+
+def test_weights_are_drawn_by_a_key_of_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    rngs = nnx.Rngs
+    monkeypatch.setattr(nnx, "Rngs", lambda key: drawn.append(key) or rngs(key))
+    init_params(CONFIG)
+    keys = jax.vmap(lambda step: jax.random.key_data(step_key(CONFIG.seed, step)))(jnp.arange(1000))
+    assert not (keys == jax.random.key_data(drawn[0])).all(axis=1).any()
 
 
 # --- what a batch means -------------------------------------------------------------------------------------------

@@ -8,13 +8,15 @@ import micro
 import numpy as np
 import pytest
 from datasets import Dataset
+from scipy.sparse import csr_array
 
 from electra_jax.config import OptimizerConfig, PretrainConfig
 from electra_jax.data.rows import Rows, open_rows, row_features
+from electra_jax.train import word_start
 from electra_jax.train.pretrain import pretrain
 from electra_jax.train.run import restore_params
 from electra_jax.train.step import init_params
-from electra_jax.train.word_start import WINDOW, count_pairs, word_table
+from electra_jax.train.word_start import WINDOW, count_pairs, mutual_information, word_table
 
 SPECIAL = [0, 1, 2, 3, 4]
 CLS, SEP, LENGTH, ENTRIES = 2, 3, 40, 30
@@ -51,6 +53,31 @@ def test_pairs_are_those_near_each_other_in_a_document(a_row: int):
     for pair, times in near.items():
         expected[pair] = times
     np.testing.assert_array_equal(counted, expected)
+
+
+def test_all_rows_are_read_or_as_many_at_equal_distances(monkeypatch: pytest.MonkeyPatch):
+    documents = draw(np.random.default_rng(1))
+    whole = count_pairs(make_rows(documents), SPECIAL, ENTRIES).toarray()
+    monkeypatch.setattr(word_start, "READ_AT_ONCE", 3)
+    np.testing.assert_array_equal(count_pairs(make_rows(documents), SPECIAL, ENTRIES).toarray(), whole)
+    monkeypatch.setattr(word_start, "MOST_TOKENS", 7 * LENGTH)  # 20 rows: every third
+    third = count_pairs(make_rows(documents[::3]), SPECIAL, ENTRIES).toarray()
+    np.testing.assert_array_equal(count_pairs(make_rows(documents), SPECIAL, ENTRIES).toarray(), third)
+
+
+def test_mutual_information_is_of_smoothed_contexts():
+    counts = np.array([[0, 4, 1], [4, 2, 0], [1, 0, 8]], float)
+    totals = counts.sum(1)
+    contexts = totals**0.75 / (totals**0.75).sum()
+    with np.errstate(divide="ignore"):
+        expected = np.maximum(np.log(counts / totals[:, None] / contexts), 0)
+    found = mutual_information(csr_array(counts)).toarray()
+    np.testing.assert_allclose(found, np.where(counts > 0, expected, 0), rtol=1e-6)
+
+
+def test_rows_without_neighbours_leave_the_table_as_it_is():
+    start = np.random.default_rng(0).normal(size=(ENTRIES, 8)).astype(np.float32)
+    np.testing.assert_array_equal(word_table(make_rows([[7], [9]]), SPECIAL, start), start)
 
 
 def test_both_towers_start_from_it_where_they_share_no_table(finished: PretrainConfig, tmp_path: Path):
