@@ -122,6 +122,7 @@ ALONE = ["--distributed.processes", 1, "--distributed.process", 0]
     ("options", "says"),
     [
         (["--model.vocab-size", 99], ["rows: its tokenizer has", "model.vocab_size is 99", "--model.vocab-size"]),
+        (["--model.vocab-size", 1000], ["rows: its tokenizer has", "model.vocab_size is 1000", "--model.vocab-size"]),
         (["--length", 15], ["rows: its rows have 16 tokens, and length is 15", "--length 16"]),
         (["--model.max-position-embeddings", 8], ["length: 16 tokens, and the model has 8 positions"]),
         (["--model.pad-token-id", 3], ["rows: its [PAD] is 0", "--model.pad-token-id 0"]),

@@ -57,6 +57,9 @@ ADVERSARIAL = ("electra", "electra-15")
 SHARED = ("tokenizer_hash", "vocab_size", "length", "packed", "pad_id", "unk_id", "cls_id", "sep_id", "mask_id")
 """What the manifests of folders that are trained on together agree in."""
 
+PADDED = 128
+"""Of what largest number a model's entries are a multiple, where it has more than its tokenizer."""
+
 
 def check(config: PretrainConfig, manifests: Sequence[Manifest]) -> None:
     """Raise UserError for settings that no run can have, or that don't fit the data (`manifests`, of each folder)."""
@@ -206,7 +209,7 @@ def _check_folder(config: PretrainConfig, folder: Path, manifest: Manifest) -> N
         f"give --length {manifest.length}, or prepare the text again with --length {config.length}",
     )
     _require(
-        manifest.vocab_size <= config.model.vocab_size,  # some models have more, padded to a multiple
+        0 <= config.model.vocab_size - manifest.vocab_size < PADDED,
         f"{folder}: its tokenizer has {manifest.vocab_size} entries, and model.vocab_size is "
         f"{config.model.vocab_size}; give --model.vocab-size {manifest.vocab_size}, or prepare the text with the "
         f"model's tokenizer",

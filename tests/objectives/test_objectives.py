@@ -121,8 +121,10 @@ def test_gradients_of_parts_add_up_to_those_of_the_batch(name: str) -> None:
         return jax.grad(loss)(params)
 
     first, second, whole = (gradient(rows, params) for rows in ((0, 2), (2, 6), (0, 6)))
-    for leaf, expected in zip(*map(jax.tree.leaves, (jax.tree.map(jnp.add, first, second), whole)), strict=True):
-        np.testing.assert_allclose(leaf, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+    leaves, expected = map(jax.tree.leaves, (jax.tree.map(jnp.add, first, second), whole))
+    largest = max(np.abs(leaf).max() for leaf in expected)  # of attention's key biases, the gradient is rounding alone
+    for leaf, its_own in zip(leaves, expected, strict=True):
+        np.testing.assert_allclose(leaf, its_own, rtol=1e-4, atol=1e-6 * largest)
 
 
 # --- losses -------------------------------------------------------------------------------------------------------

@@ -16,11 +16,13 @@ import tomli_w
 from electra_jax.config import ComputeConfig, OptimizerConfig, PrepareConfig, PretrainConfig
 from electra_jax.data.manifest import Manifest, read_manifests
 from electra_jax.data.prepare import prepare
+from electra_jax.data.tokenizer import load_tokenizer
 from electra_jax.errors import UserError
 from electra_jax.hub.names import flat
 from electra_jax.hub.pretrained import Discriminator, Generator
 from electra_jax.objectives.calibration import calibration_error
 from electra_jax.presets import to_toml
+from electra_jax.report.runs import read_run
 from electra_jax.train.convert import export, import_pretrained
 from electra_jax.train.pretrain import pretrain
 from electra_jax.train.run import restore_params
@@ -353,6 +355,17 @@ def test_a_run_that_names_its_folder_outside_a_list_goes_on(finished: PretrainCo
     table = tomllib.loads(to_toml(config))
     (config.out / "config.toml").write_text(tomli_w.dumps(table | {"data": table["data"][0]}))
     assert pretrain(config)["step"] == 20
+
+
+def test_a_model_may_have_a_padded_vocabulary(finished: PretrainConfig, tmp_path: Path) -> None:
+    """As released models that are padded to a multiple have it."""
+    model = replace(finished.model, vocab_size=finished.model.vocab_size + 6)
+    config = replace(finished, out=tmp_path / "run", model=model, steps=2, checkpoint_every=2, eval_every=2)
+    pretrain(config)
+    discriminator, _ = export(config.out, tmp_path / "export")
+    assert Discriminator.from_pretrained(discriminator).config.vocab_size == finished.model.vocab_size + 6
+    assert len(load_tokenizer(discriminator)) == finished.model.vocab_size
+    assert read_run(config.out, "run", 2)["examples"]["step"] == 2
 
 
 def test_a_tied_pair_is_exported_as_two_whole_models(finished: PretrainConfig, tmp_path: Path) -> None:
