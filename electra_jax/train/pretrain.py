@@ -164,7 +164,7 @@ class Trainer:
                 self._train(state, window, log, progress)
         wait_for_all("the metrics are written")
         held_out = [record for record in read_metrics(self.config.out / METRICS) if record["kind"] == "eval"]
-        return {name: held_out[-1][name] for name in held_out[-1].keys() - {"step", "kind"}} if held_out else {}
+        return {name: value for name, value in (held_out or [{}])[-1].items() if name not in ("step", "kind")}
 
     def _train(self, state: State, window: Counts, log: MetricsLog | NoLog, progress: TrainingProgress) -> None:
         """The loop: a step, and what is due after it."""

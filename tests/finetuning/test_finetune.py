@@ -71,6 +71,12 @@ def test_what_decides_the_label_is_learnt(learnt: FinetuneConfig) -> None:
     assert scores["seeds"][scores["best_seed"]]["scores"]["accuracy"] == max(each)
 
 
+def test_dropout_is_of_hidden_states_and_attention(learning: FinetuneConfig, tmp_path: Path) -> None:
+    finetune(replace(learning, out=tmp_path / "out", dropout=0.25, epochs=0.1))
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (config["hidden_dropout_prob"], config["attention_probs_dropout_prob"]) == (0.25, 0.25)
+
+
 def test_the_folder_holds_the_model_and_the_story(learnt: FinetuneConfig) -> None:
     names = {path.name for path in learnt.out.iterdir()} - {"evaluation"}
     model = {"config.json", "model.safetensors", "task.json", "README.md", "scores.json", "finetune.toml", "seeds"}

@@ -1,0 +1,34 @@
+"""Figures of speed: what a record's are counted of."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import jax.numpy as jnp
+import pytest
+
+from electra_jax.train import clock
+from electra_jax.train.clock import Clock
+from electra_jax.train.pretrain import Trainer
+
+
+def test_a_lap_is_of_the_steps_since_the_last_and_the_first_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([100.0, 103.0, 103.0, 104.0, 104.0, 104.0])
+    monkeypatch.setattr(clock, "time", SimpleNamespace(perf_counter=lambda: next(now)))
+    ours = Clock()
+    for _ in range(1 + 6):  # the first, which compiles, ends at 100
+        ours.tick(jnp.zeros(()))
+    assert ours.lap() == 0.5
+    for _ in range(2):
+        ours.tick(jnp.zeros(()))
+    assert ours.lap() == 0.5
+    assert ours.lap() == 0.0  # of no step
+    assert ours.seconds_a_step == 0.5
+
+
+def test_speed_is_of_a_good_steps_tokens_and_operations() -> None:
+    trainer: Any = SimpleNamespace(rate=lambda step: 0.0, flops=6e9, peak=2e12, _summary=lambda counts: {})
+    window = {"steps": jnp.float32(4), "bad_steps": jnp.float32(1), "tokens": jnp.float32(300)}
+    lap: Any = SimpleNamespace(lap=lambda: 0.5)
+    record = Trainer._train_record(trainer, window, 10, lap)
+    assert record["tokens_per_second"] == pytest.approx(300 / 3 / 0.5)
+    assert record["peak_share"] == pytest.approx(6e9 / 0.5 / 2e12)
