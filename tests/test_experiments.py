@@ -48,10 +48,11 @@ def test_runs_of_each_length_have_a_table(tmp_path: Path) -> None:
     report(given, read_scores(given), Console(quiet=True))
 
     text = (tmp_path / "objectives-scores.md").read_text()
-    assert [line.split()[2] for line in text.splitlines() if line.startswith("Runs of")] == ["2e+13", "8e+13"]
+    assert [line.split()[2] for line in text.splitlines() if line.startswith("Runs of")] == ["2e+13", "8e+13", "9e+14"]
     assert [line.split(" | ")[2:-1] for line in text.splitlines() if line.startswith("| mlm")] == [
-        ["60.0"] * len(POINTS),  # of the seed that every arm has
-        ["80.0"] * len(POINTS),
+        ["2", *["35.0 (10.0 to 60.0)"] * len(POINTS)],
+        ["1", *["80.0"] * len(POINTS)],
+        ["0", *[""] * len(POINTS)],
     ]
     assert (tmp_path / "objectives-scores.png").exists()
 

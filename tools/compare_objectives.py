@@ -206,8 +206,7 @@ def untrained(config: PretrainConfig, console: Console) -> Path:
 
 
 def report(given: Arguments, scores: dict[float, Scores], console: Console) -> None:
-    """DOCS/ARMS-scores.md and DOCS/ARMS-scores.png, of the lengths that have a seed of every arm."""
-    scores = {flops: of_length for flops, of_length in scores.items() if whole(of_length)}
+    """DOCS/ARMS-scores.md and DOCS/ARMS-scores.png, of what there is."""
     text = "\n".join(table(replace(given, flops=flops), of_length) for flops, of_length in scores.items())
     write_text(given.docs / f"{given.arms}-scores.md", text)
     plot(given, scores)
@@ -216,35 +215,33 @@ def report(given: Arguments, scores: dict[float, Scores], console: Console) -> N
 
 def table(given: Arguments, scores: Scores) -> str:
     """Of runs of `given.flops`: what they scored after each share of them."""
-    rows = [["run", "steps", *(f"{given.flops * point:.2g} operations" for point in POINTS)]]
+    rows = [["run", "steps", "seeds", *(f"{given.flops * point:.2g} operations" for point in POINTS)]]
     for name in ARMS[given.arms]:
-        rows.append([name, f"{config_of(name, 0, given).steps:,}"])
+        rows.append([name, f"{config_of(name, 0, given).steps:,}", f"{len(scores[name])}"])
         rows[-1] += [_cell(of_seeds(scores, name, point)) for point in POINTS]
     for name in START_RECIPES:
-        rows.append([name, "0", _cell(of_seeds(scores, name, 0)), *[""] * (len(POINTS) - 1)])
+        starts = [_cell(of_seeds(scores, name, 0)), *[""] * (len(POINTS) - 1)]
+        rows.append([name, "0", f"{len(scores[name])}", *starts])
     if given.arms == "objectives":
         for row in rows:
             row.append("paper, GLUE" if row is rows[0] else f"{PAPER.get(row[0], '')}")
     rows.insert(1, ["---"] * len(rows[0]))
     lines = [f"| {' | '.join(row)} |" for row in rows]
     about = (
-        f"Accuracy in percent on {TEST:,} test reviews after fine-tuning on {LABELS:,}; seeds: {len(whole(scores))}, "
-        "of several the mean (lowest to highest)."
+        f"Accuracy in percent on {TEST:,} test reviews after fine-tuning on {LABELS:,}; of several seeds the "
+        "mean (lowest to highest)."
     )
     return "\n".join([f"Runs of {given.flops:.2g} floating-point operations.", "", *lines, "", about, ""])
 
 
-def whole(scores: Scores) -> list[int]:
-    """The seeds that every arm has."""
-    return sorted(set.intersection(*map(set, scores.values())))
-
-
 def of_seeds(scores: Scores, name: str, point: float) -> list[float]:
-    """Accuracy of each of the seeds."""
-    return [scores[name][seed][point] for seed in whole(scores)]
+    """Accuracy of each of the seeds that are done."""
+    return [by_point[point] for by_point in scores[name].values()]
 
 
 def _cell(values: list[float]) -> str:
+    if not values:
+        return ""
     spread = f" ({100 * min(values):.1f} to {100 * max(values):.1f})" if len(values) > 1 else ""
     return f"{100 * statistics.mean(values):.1f}{spread}"
 
@@ -255,17 +252,18 @@ def plot(given: Arguments, scores: dict[float, Scores]) -> None:
     axes = figure.subplots()
     for i, name in enumerate(ARMS[given.arms]):
         spread = 1 + 0.015 * (i - len(ARMS[given.arms]) / 2)  # so that bars stand beside each other
-        for flops, of_length in scores.items():
+        lengths = {flops: of_length for flops, of_length in scores.items() if of_length[name]}
+        for flops, of_length in lengths.items():
             values = [[100 * score for score in of_seeds(of_length, name, point)] for point in POINTS]
             means = [statistics.mean(some) for some in values]
             below = [mean - min(some) for mean, some in zip(means, values, strict=True)]
             above = [max(some) - mean for mean, some in zip(means, values, strict=True)]
             at = [flops * point * spread for point in POINTS]
-            label = name if flops == given.flops else None
+            label = name if flops == min(lengths) else None
             axes.errorbar(at, means, (below, above), marker="os^vDP"[i], color=f"C{i}", capsize=3, label=label)
     for name, line in ((TABLE, "--"), (RANDOM, ":")):
-        start = statistics.mean(of_seeds(scores[given.flops], name, 0))
-        axes.axhline(100 * start, color="grey", linestyle=line, label=name)
+        starts = [score for of_length in scores.values() for score in of_seeds(of_length, name, 0)]
+        axes.axhline(100 * statistics.mean(starts), color="grey", linestyle=line, label=name)
     axes.set(xscale="log", xlabel="floating-point operations of pretraining", ylabel="accuracy on test reviews, %")
     ticks = [flops * point for flops in scores for point in POINTS]
     axes.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks], rotation=45)

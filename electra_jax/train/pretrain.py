@@ -48,9 +48,9 @@ from electra_jax.train.word_start import word_table
 
 
 def pretrain(config: PretrainConfig, console: Console | None = None) -> dict[str, float]:
-    """Train to `config.steps`, going on from the newest checkpoint in `config.out`; returns the held-out figures.
+    """Train to `config.steps`, going on from the newest checkpoint in `config.out`.
 
-    The same seed, data and devices give the same bits, resumed or not. Raises UserError, before anything is written,
+    Returns the last held-out figures, and their step. The same seed, data and devices give the same bits, resumed or not. Raises UserError, before anything is written,
     for settings or data that don't fit each other.
     """
     join(config.distributed)
@@ -164,7 +164,7 @@ class Trainer:
                 self._train(state, window, log, progress)
         wait_for_all("the metrics are written")
         held_out = [record for record in read_metrics(self.config.out / METRICS) if record["kind"] == "eval"]
-        return {name: value for name, value in (held_out or [{}])[-1].items() if name not in ("step", "kind")}
+        return {name: value for name, value in (held_out or [{}])[-1].items() if name != "kind"}
 
     def _train(self, state: State, window: Counts, log: MetricsLog | NoLog, progress: TrainingProgress) -> None:
         """The loop: a step, and what is due after it."""

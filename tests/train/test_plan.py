@@ -99,14 +99,14 @@ def test_a_plan_of_settings_that_no_run_can_have(
 
 
 @pytest.mark.parametrize(
-    ("rows", "says"),
+    ("batch_size", "says"),
     [
         (8, "batch_size: 8 rows do not divide over 3 devices"),
         (9, "mesh: fsdp=3 does not divide model.embedding_size, 16"),
     ],
 )
-def test_a_plan_has_the_presets_mesh(preset: Path, rows: int, says: str) -> None:
-    table = tomllib.loads(preset.read_text()) | {"mesh": "fsdp=3", "batch_size": rows}
+def test_a_plan_has_the_presets_mesh(preset: Path, batch_size: int, says: str) -> None:
+    table = tomllib.loads(preset.read_text()) | {"mesh": "fsdp=3", "batch_size": batch_size}
     preset.write_text(tomli_w.dumps(table))
     ended = micro.python("-m", "electra_jax", "plan", "--config", str(preset))
     assert micro.complaint("plan", ended.stderr).startswith(says)
