@@ -50,8 +50,8 @@ from electra_jax.train.word_start import word_table
 def pretrain(config: PretrainConfig, console: Console | None = None) -> dict[str, float]:
     """Train to `config.steps`, going on from the newest checkpoint in `config.out`.
 
-    Returns the last held-out figures, and their step. The same seed, data and devices give the same bits, resumed or not. Raises UserError, before anything is written,
-    for settings or data that don't fit each other.
+    Returns the last held-out figures, and their step. The same seed, data and devices give the same bits, resumed or
+    not. Raises UserError, before anything is written, for settings or data that don't fit each other.
     """
     join(config.distributed)
     with ending_together(), told(config.out):
