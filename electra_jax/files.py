@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from electra_jax.data.lines import is_unicode
 from electra_jax.errors import RunError, UserError
 
 HELD = (errno.EACCES, errno.EAGAIN)
@@ -125,6 +124,15 @@ def write_text(path: Path, text: str) -> None:
         os.replace(scratch, path)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def is_unicode(text: str) -> bool:
+    """Whether it can be UTF-8: bytes of an argument or a file's name that aren't are halves of characters to Python."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def umask() -> int:

@@ -34,15 +34,6 @@ def read_lines(path: Path) -> Iterator[str]:
         raise UserError(f"{path}: can't be read: {error.strerror}") from error
 
 
-def is_unicode(text: str) -> bool:
-    """Whether it can be UTF-8: bytes of an argument or a file's name that aren't are halves of characters to Python."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _decode(line: bytes, path: Path, number: int) -> str:
     if b"\0" in line:
         raise UserError(f"{path}:{number}: holds a NUL byte, so it is a binary file; give UTF-8 text, plain or .gz")

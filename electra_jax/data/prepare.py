@@ -16,13 +16,13 @@ from electra_jax.config import PrepareConfig
 from electra_jax.data.documents import read_documents
 from electra_jax.data.encoding import Encoder
 from electra_jax.data.engines import Work, check_engine, write_shards
-from electra_jax.data.lines import is_unicode
 from electra_jax.data.manifest import Manifest, SplitManifest, summary
 from electra_jax.data.partial import partial_folder
 from electra_jax.data.rows import Rows
 from electra_jax.data.shards import SPLITS, Split, TextShard, cut_shards, join_shards, namer
 from electra_jax.data.tokenizer import load_tokenizer, max_length, save_tokenizer, tokenizer_hash
 from electra_jax.errors import UserError
+from electra_jax.files import is_unicode
 
 __all__ = ["Manifest", "prepare", "summary"]
 

@@ -11,10 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from rich.text import Text
 
-from electra_jax.data.lines import is_unicode
 from electra_jax.data.tokenizer import fitting, load_tokenizer
 from electra_jax.errors import UserError
-from electra_jax.files import can_be_made, write_text
+from electra_jax.files import can_be_made, is_unicode, write_text
 from electra_jax.hub.pretrained import Discriminator
 from electra_jax.hub.source import local_folder
 

@@ -139,8 +139,13 @@ class FineTuned:
         attention_mask: Int[Array, "B L"] | None = None,
         token_type_ids: Int[Array, "B L"] | None = None,
     ) -> Float[Array, "B ..."]:
-        """Float32 logits, as transformers' model of the same folder gives them; [B, 1] each choice for a choice."""
-        return _apply(self._graph, self.params, Tokens.of(input_ids, attention_mask, token_type_ids))
+        """Float32 logits, as transformers' model of the same folder gives them; [B, 1] each choice for a choice.
+
+        Raises ValueError for `input_ids` that are none of the vocabulary's.
+        """
+        return _apply(
+            self._graph, self.params, Tokens.of(input_ids, attention_mask, token_type_ids, self.config.vocab_size)
+        )
 
     def predict(self, records: Sequence[dict[str, Any]]) -> list[Prediction]:
         """What the model says of rows, each a dict of the task's columns. Raises UserError for a row that is wrong."""

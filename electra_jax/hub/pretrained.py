@@ -76,14 +76,9 @@ class _Pretrained(nnx.Module):
         token_type_ids: Int[Array, "B L"] | None = None,
     ) -> Float[Array, "B L H"]:
         """The last layer's hidden states, in the dtype of `compute`; the arguments are those of the call."""
-        return self._run(_hidden_states, Tokens.of(input_ids, attention_mask, token_type_ids))
+        return self._run(_hidden_states, Tokens.of(input_ids, attention_mask, token_type_ids, self.config.vocab_size))
 
     def _run(self, function: Callable[[Any, Tokens], Array], tokens: Tokens) -> Array:
-        ids, size = tokens.ids, self.config.vocab_size
-        if not (jnp.issubdtype(ids.dtype, jnp.integer) and ids.size):
-            raise ValueError(f"input_ids of dtype {ids.dtype} and shape {ids.shape} are no ids of tokens")
-        if not isinstance(ids, jax.core.Tracer) and (ids.min() < 0 or ids.max() >= size):
-            raise ValueError(f"input_ids from {ids.min()} to {ids.max()}, and the vocabulary has {size} entries")
         return _jitted(*nnx.split(self), function, tokens)
 
 
@@ -104,7 +99,7 @@ class Discriminator(_Pretrained):
         first segment and 1 in the second, by default 0. Raises ValueError for a row longer than the positions, and for
         ids that the vocabulary doesn't have (which inside jax.jit nobody can tell).
         """
-        return self._run(_logits, Tokens.of(input_ids, attention_mask, token_type_ids))
+        return self._run(_logits, Tokens.of(input_ids, attention_mask, token_type_ids, self.config.vocab_size))
 
 
 class Generator(_Pretrained):
@@ -119,7 +114,7 @@ class Generator(_Pretrained):
         token_type_ids: Int[Array, "B L"] | None = None,
     ) -> Float[Array, "B L V"]:
         """Float32 logits over the vocabulary at every position; the arguments are `Discriminator`'s."""
-        return self._run(_logits, Tokens.of(input_ids, attention_mask, token_type_ids))
+        return self._run(_logits, Tokens.of(input_ids, attention_mask, token_type_ids, self.config.vocab_size))
 
 
 @partial(jax.jit, static_argnums=(0, 2))

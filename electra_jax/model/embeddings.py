@@ -27,15 +27,24 @@ class Tokens(NamedTuple):
 
     @classmethod
     def of(
-        cls, input_ids: ArrayLike, attention_mask: ArrayLike | None = None, token_type_ids: ArrayLike | None = None
+        cls,
+        input_ids: ArrayLike,
+        attention_mask: ArrayLike | None = None,
+        token_type_ids: ArrayLike | None = None,
+        entries: int | None = None,
     ) -> Self:
         """What models of transformers are called with, each [B, L]; by default all tokens are real and of one segment.
 
-        Raises ValueError for other shapes of `input_ids`.
+        Raises ValueError for `input_ids` of another shape or dtype, or without any, and for ids that a vocabulary of so
+        many `entries` doesn't have (which inside jax.jit nobody can tell).
         """
         ids = jnp.asarray(input_ids)
         if ids.ndim != 2:
             raise ValueError(f"input_ids has shape {ids.shape}, and must be [batch, length]")
+        if not (jnp.issubdtype(ids.dtype, jnp.integer) and ids.size):
+            raise ValueError(f"input_ids of dtype {ids.dtype} and shape {ids.shape} are no ids of tokens")
+        if entries is not None and not isinstance(ids, jax.core.Tracer) and (ids.min() < 0 or ids.max() >= entries):
+            raise ValueError(f"input_ids from {ids.min()} to {ids.max()}, and the vocabulary has {entries} entries")
         mask = jnp.ones(ids.shape, bool) if attention_mask is None else jnp.asarray(attention_mask, bool)
         return cls(ids, mask, jnp.zeros_like(ids) if token_type_ids is None else jnp.asarray(token_type_ids))
 

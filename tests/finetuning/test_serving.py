@@ -143,6 +143,11 @@ def test_an_evaluation_is_that_of_the_predictions(learnt: FinetuneConfig, exampl
         assert (tmp_path / "evaluation" / name).read_bytes().startswith(PNG)
 
 
+def test_ids_outside_the_vocabulary_are_refused(learnt: FinetuneConfig) -> None:
+    with pytest.raises(ValueError, match="input_ids from 1 to 99999"):
+        FineTuned.from_pretrained(learnt.out).logits(np.array([[1, 99999]]))
+
+
 def test_mistakes_stand_where_their_true_label_does(learnt: FinetuneConfig, examples: Path, tmp_path: Path) -> None:
     """In the row of the true label; and the curve is that of the second label."""
     model = FineTuned.from_pretrained(learnt.out)
