@@ -20,6 +20,7 @@ from electra_jax.files import can_be_made, umask
 Write = Callable[[list[dict[str, Any]]], None]
 """Appends some rows."""
 FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
+BYTE_ORDER_MARK = "\ufeff"
 MOST_HELD = 2**16
 """Rows that Parquet waits with for a value in each column, which tells its type."""
 
@@ -87,14 +88,16 @@ class _Lines:
 
 
 def _csv_writer(stack: ExitStack, path: Path, compressed: bool, delimiter: str = ",") -> Write:
-    lines = _Lines(_open_text(stack, path, compressed))
-    writer = csv.writer(lines, delimiter=delimiter, lineterminator="\r\n")
+    file = _open_text(stack, path, compressed)
+    writer = csv.writer(_Lines(file), delimiter=delimiter, lineterminator="\r\n")
     header: list[str] = []
 
     def write(rows: list[dict[str, Any]]) -> None:
         for row in rows:
             if not header:
                 header.extend(row)
+                if next(iter(header), "").startswith(BYTE_ORDER_MARK):
+                    file.write(BYTE_ORDER_MARK)  # readers take the file's first, and leave the name's
                 writer.writerow(header)
             writer.writerow([_cell(row[column]) for column in header])
 

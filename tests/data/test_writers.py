@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from electra_jax.data import writers
@@ -47,6 +47,7 @@ def test_rows_are_read_as_they_were_written_part_by_part(tmp_path: Path, suffix:
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet", "csv.gz"])
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(pairs=st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=4), names=st.tuples(TEXTS, TEXTS))
+@example(pairs=[("", "")], names=("\ufeff", ""))
 def test_any_text_is_read_as_it_was_written(
     tmp_path: Path, suffix: str, pairs: list[tuple[str, str]], names: tuple[str, str]
 ) -> None:
