@@ -4,7 +4,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-# Of tests; each takes up to 5 GB.
+# Of tests; each takes up to 2 GB, and what it starts as much again.
 PROCESSES ?= 2
 BIN := $(VENV)/bin
 

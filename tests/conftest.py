@@ -1,10 +1,12 @@
 """A text, its tokenizer and rows, and one finished run, made once for all tests that read them."""
 
+import gc
 import os
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import jax
 import micro
 import pytest
@@ -17,12 +19,40 @@ from electra_jax.data.vocab import train_vocabulary
 from electra_jax.presets import to_toml
 from electra_jax.train.pretrain import pretrain
 
+# The same examples each time, so that a change fails by its own fault; --hypothesis-profile default looks for others.
+hypothesis.settings.register_profile("same", derandomize=True)
+hypothesis.settings.load_profile("same")
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {micro.QUICK_XLA}"  # read when JAX is first used
+
+if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
+    micro.take_own_cores(int(os.environ["PYTEST_XDIST_WORKER"][2:]), int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+
 
 @pytest.fixture(scope="session", autouse=True)
-def no_cache() -> None:
-    """Commands leave the user's cache of compiled programs alone, here and in processes that tests start."""
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = ""
-    jax.config.update("jax_compilation_cache_dir", "")
+def quick_compilation(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Compile carelessly, and each program once, here and in processes that tests start; leave the user's cache alone.
+
+    Compiled as usual, a run here would spend a hundred times as long on it as on its training.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # that of all workers
+    settings = {
+        "jax_disable_most_optimizations": True,
+        "jax_compilation_cache_dir": str(folder / "compiled"),
+        "jax_persistent_cache_min_compile_time_secs": 0.1,
+    }
+    for name, value in settings.items():
+        os.environ[name.upper()] = str(value)
+        jax.config.update(name, value)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forgotten() -> Iterator[None]:
+    """Each file's programs are let go of: a process that holds thousands is slow, and large."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")
@@ -52,24 +82,11 @@ def packed_rows(text: Path, tokenizer: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where compiled programs are kept for the next run of the same settings."""
-    return tmp_path_factory.mktemp("compiled")
-
-
-@pytest.fixture(scope="session")
-def finished(rows: Path, compiled: Path, tmp_path_factory: pytest.TempPathFactory) -> PretrainConfig:
+def finished(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> PretrainConfig:
     """The settings of a run of 20 steps, which `out` holds. To be read only."""
     config = micro.make_config(rows, tmp_path_factory.mktemp("run") / "run")
-    with micro.quick_compilation(compiled):
-        pretrain(config)
+    pretrain(config)
     return config
-
-
-@pytest.fixture
-def quick_compilation(compiled: Path) -> Iterator[None]:
-    with micro.quick_compilation(compiled):
-        yield
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental.compilation_cache import compilation_cache
 from tensorboardX.proto.event_pb2 import Event
 
 from electra_jax.config import ComputeConfig, ModelConfig, OptimizerConfig, PretrainConfig, TowerConfig
@@ -23,6 +22,8 @@ from electra_jax.train.checkpoint import Checkpoints
 
 WORDS = "the quick brown fox jumps over lazy dogs while running near quiet rivers and small towns under grey skies"
 LENGTH = 16
+QUICK_XLA = "--xla_cpu_use_fusion_emitters=false"
+"""XLA's older way to compile fusions: without optimisations, a third of the time."""
 Failing = Callable[..., str]
 """Runs a command that must fail; see the fixture `fail`."""
 SPEED = {"tokens_per_second", "peak_share"}
@@ -63,28 +64,6 @@ def make_config(rows: Path, out: Path, **changes: Any) -> PretrainConfig:
     return PretrainConfig(data=(rows,), out=out, **(settings | changes))
 
 
-@contextmanager
-def quick_compilation(folder: Path) -> Iterator[None]:
-    """Compile carelessly, and each program once: here compiling takes a hundred times as long as training."""
-    settings = {
-        "jax_disable_most_optimizations": True,
-        "jax_compilation_cache_dir": str(folder),
-        "jax_persistent_cache_min_compile_time_secs": 0.1,
-    }
-    before = {name: jax.config.values[name] for name in settings}
-    _configure(settings)
-    try:
-        yield
-    finally:
-        _configure(before)
-
-
-def _configure(settings: dict[str, Any]) -> None:
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()  # or the first choice of this process holds
-
-
 def records(run: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl without the figures of speed."""
     lines = (run / "metrics.jsonl").read_text().splitlines()
@@ -119,18 +98,23 @@ def events(run: Path) -> Iterator[Event]:
             content = content[16 + size :]
 
 
+def take_own_cores(worker: int, workers: int) -> None:
+    """Leave the other cores to the other workers: each runs as many threads as it sees cores, and they wait in turn."""
+    cores = sorted(os.sched_getaffinity(0))
+    if workers <= len(cores):
+        os.sched_setaffinity(0, cores[worker::workers])
+
+
 def python(*arguments: str, devices: int = 1) -> subprocess.CompletedProcess[str]:
     """Run this Python anew, on so many virtual devices."""
-    variables = environment(devices) | {"JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir or ""}
-    return subprocess.run([sys.executable, *arguments], env=variables, capture_output=True, text=True)
+    return subprocess.run([sys.executable, *arguments], env=environment(devices), capture_output=True, text=True)
 
 
 def environment(devices: int = 1) -> dict[str, str]:
-    """Of a process that has so many virtual devices, compiles carelessly and writes lines as long as they are."""
+    """Of a process that has so many virtual devices, and writes lines as long as they are."""
     return os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "XLA_FLAGS": f"{QUICK_XLA} --xla_force_host_platform_device_count={devices}",
         "COLUMNS": "200",
     }
 

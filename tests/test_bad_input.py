@@ -16,7 +16,7 @@ from electra_jax.data.manifest import Manifest
 from electra_jax.data.prepare import prepare
 from electra_jax.train.convert import export, import_pretrained
 
-pytestmark = pytest.mark.usefixtures("offline", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("offline")
 
 
 @pytest.fixture(scope="module")

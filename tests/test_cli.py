@@ -60,7 +60,7 @@ class Story:
 
 
 @pytest.fixture(scope="module")
-def story(text: Path, compiled: Path, tmp_path_factory: pytest.TempPathFactory) -> Story:
+def story(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Story:
     """vocab, prepare, pretrain, export, import, pretrain from it, export; and an import of a discriminator alone."""
     folder = tmp_path_factory.mktemp("story")
     (folder / "recipe.toml").write_text(RECIPE)
@@ -69,18 +69,17 @@ def story(text: Path, compiled: Path, tmp_path_factory: pytest.TempPathFactory) 
         words = (str(folder / word[1:]) if word.startswith("@") else word for word in command.split())
         cli.main([*words])
 
-    with micro.quick_compilation(compiled):
-        run(f"vocab {text} --out @tokenizer --size 110")
-        vocabulary = len((folder / "tokenizer" / "vocab.txt").read_text().splitlines())
-        run(f"prepare {text} --tokenizer @tokenizer --out @rows --length 16 --held-out 0.2")
-        pretrain = f"pretrain --config @recipe.toml --data @rows --model.vocab-size {vocabulary}"
-        run(f"{pretrain} --out @run --steps 20")
-        run("export @run --out @exported")
-        run("export @run --out @earlier --step 10")
-        run("import @exported/discriminator --generator @exported/generator --out @imported")
-        run("export @imported --out @exported-again")
-        run(f"{pretrain} --out @second-run --steps 2 --seed 1 --optimizer.learning-rate 0 --init-from @imported")
-        run("export @second-run --out @exported-from-second")
+    run(f"vocab {text} --out @tokenizer --size 110")
+    vocabulary = len((folder / "tokenizer" / "vocab.txt").read_text().splitlines())
+    run(f"prepare {text} --tokenizer @tokenizer --out @rows --length 16 --held-out 0.2")
+    pretrain = f"pretrain --config @recipe.toml --data @rows --model.vocab-size {vocabulary}"
+    run(f"{pretrain} --out @run --steps 20")
+    run("export @run --out @exported")
+    run("export @run --out @earlier --step 10")
+    run("import @exported/discriminator --generator @exported/generator --out @imported")
+    run("export @imported --out @exported-again")
+    run(f"{pretrain} --out @second-run --steps 2 --seed 1 --optimizer.learning-rate 0 --init-from @imported")
+    run("export @second-run --out @exported-from-second")
     return Story(folder, vocabulary)
 
 

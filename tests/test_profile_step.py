@@ -16,7 +16,6 @@ from profile_step import Arguments, main, part_of, parts_of, report
 from rich.console import Console
 
 
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("kind", ["rows", "packed_rows"])
 def test_steps_on_prepared_rows(preset: Path, tmp_path: Path, kind: str, request: pytest.FixtureRequest) -> None:
     arguments = Arguments(tmp_path / "profile", str(preset), request.getfixturevalue(kind), steps=1)

@@ -65,12 +65,11 @@ def norms(run: Path) -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def one_device(rows: Path, compiled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def one_device(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run on one device, the batch in one piece."""
     config = settings(rows, tmp_path_factory.mktemp("one") / "run")
     assert jax.device_count() == 1
-    with micro.quick_compilation(compiled):
-        pretrain(config)
+    pretrain(config)
     return config.out
 
 
@@ -114,7 +113,6 @@ def test_eight_devices_have_the_losses_of_one(
     np.testing.assert_allclose(losses(config.out), reference, rtol=1e-5)
 
 
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("parts", [2, pytest.param(8, marks=pytest.mark.slow)])
 def test_an_accumulated_batch_has_the_loss_of_the_whole(
     parts: int, rows: Path, tmp_path: Path, reference: list[float]
@@ -139,7 +137,6 @@ def moved(run: PretrainConfig, folder: Path, mesh: str | None) -> PretrainConfig
     return replace(run, out=folder / "run", mesh=mesh)
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_a_checkpoint_of_eight_devices_goes_on_on_one(
     fsdp_run: PretrainConfig, tmp_path: Path, reference: list[float]
 ) -> None:

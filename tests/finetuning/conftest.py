@@ -72,9 +72,8 @@ def learning(pretrained: Path, examples: Path, tmp_path_factory: pytest.TempPath
 
 
 @pytest.fixture(scope="session")
-def learnt(learning: FinetuneConfig, compiled: Path) -> FinetuneConfig:
+def learnt(learning: FinetuneConfig) -> FinetuneConfig:
     """The settings of a run that is done, of two seeds; its folder is `out`. To be read only."""
     config = replace(learning, seeds=2)
-    with micro.quick_compilation(compiled):
-        finetune(config)
+    finetune(config)
     return config

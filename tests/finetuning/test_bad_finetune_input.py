@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from electra_jax.config import FinetuneConfig
 from electra_jax.data.tokenizer import load_tokenizer, save_tokenizer
 
-pytestmark = pytest.mark.usefixtures("offline", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("offline")
 
 GOOD = "label,text\ngood,a fox\nbad,two dogs\n"
 

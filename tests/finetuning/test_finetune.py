@@ -23,8 +23,6 @@ from electra_jax.hub.names import flat
 from electra_jax.presets import to_toml
 from electra_jax.train.run import restore_params
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SPEED = "examples_per_second"
 
 KILLED = """

@@ -25,8 +25,6 @@ from electra_jax.finetuning.model import Classifier, FineTuned
 from electra_jax.finetuning.predict import predict, predict_labelled
 from electra_jax.hub.pretrained import Discriminator
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 PNG = b"\x89PNG\r\n\x1a\n"
 TEXTS = ["the quick fox", "two lazy dogs under grey skies", "a fox and small towns"]
 

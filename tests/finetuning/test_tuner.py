@@ -17,8 +17,6 @@ from electra_jax.finetuning.tasks import make_task
 from electra_jax.finetuning.tuner import State, Tuner
 from electra_jax.train.step import read_tokens
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def make_tuner(learning: FinetuneConfig, dropout: float) -> Tuner:
     """One that leaves the weights as they are."""

@@ -22,8 +22,6 @@ from electra_jax.objectives.masking import candidates, gather, pick, scatter
 from electra_jax.objectives.registry import OBJECTIVES
 from electra_jax.objectives.sampling import sample
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 VOCABULARY = 12  # so few that samples are often right
 SIZE = TowerConfig(num_hidden_layers=1, hidden_size=24, num_attention_heads=3, intermediate_size=40)
 MODEL = ModelConfig(

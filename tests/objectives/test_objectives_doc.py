@@ -26,7 +26,6 @@ def example() -> Iterator[str]:
     del OBJECTIVES[name]
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_the_pages_example_is_an_objective_that_learns(finished: PretrainConfig, tmp_path: Path, example: str) -> None:
     config = replace(finished, out=tmp_path / "run", objective=replace(finished.objective, name=example))
 

@@ -29,7 +29,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def page(finished: PretrainConfig, compiled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def page(finished: PretrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of the finished run and of one that differs in a setting."""
     folder = tmp_path_factory.mktemp("page")
     other = folder / "<b>other</b>".replace("/", "")
@@ -37,8 +37,7 @@ def page(finished: PretrainConfig, compiled: Path, tmp_path_factory: pytest.Temp
     table = tomllib.loads((other / "config.toml").read_text())
     table["objective"]["temperature"] = 2.0
     (other / "config.toml").write_text(tomli_w.dumps(table))
-    with micro.quick_compilation(compiled):
-        return write_report([finished.out, other], folder / "report.html", examples=2)
+    return write_report([finished.out, other], folder / "report.html", examples=2)
 
 
 def figures(run: Path) -> int:

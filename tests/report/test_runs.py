@@ -33,8 +33,6 @@ from electra_jax.train.pretrain import pretrain
 from electra_jax.train.run import restore_params
 from electra_jax.train.step import graph_of, init_params, read_tokens, step_key
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def copy_of(finished: PretrainConfig, folder: Path) -> Path:
     return shutil.copytree(finished.out, folder / "run")

@@ -26,6 +26,8 @@ def untouched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     """A user who has set nothing."""
     before = {name: jax.config.values[name] for name in NAMES}
     jax.config.update("jax_compilation_cache_dir", None)
+    for name in NAMES:
+        monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     yield
     for name, value in before.items():
@@ -90,8 +92,6 @@ def test_a_folder_that_cannot_be_written_changes_nothing(monkeypatch: pytest.Mon
 def test_commands_keep_what_they_compile_and_imports_change_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     run = subprocess.run([sys.executable, "-c", COMMAND], capture_output=True, text=True, check=True)
     assert run.stdout == f"{cache_folder()}\n"

@@ -29,8 +29,6 @@ from electra_jax.train.run import restore_params
 from electra_jax.train.sharding import make_mesh
 from electra_jax.train.step import Batch, State, init_params, init_state, make_evaluation, make_step
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def batch_of(config: PretrainConfig, rows: Path) -> Batch:
     return open_rows([rows], "train").take(range(config.batch_size))

@@ -27,8 +27,6 @@ from electra_jax.train.pretrain import pretrain
 from electra_jax.train.run import restore_params
 from electra_jax.train.step import graph_of, init_params
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 FOLDERS = {
     "electra-15": {"discriminator", "generator"},
     "replace-mlm": {"encoder", "generator"},

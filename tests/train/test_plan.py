@@ -12,8 +12,6 @@ from electra_jax import cli
 from electra_jax.errors import UserError
 from electra_jax.train.plan import collectives, compile_step, memory_of, parse_memory, plan, replace_rows
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.mark.slow
 def test_the_largest_batch_fits_and_a_larger_one_does_not(rows: Path) -> None:

@@ -28,8 +28,6 @@ from electra_jax.train.pretrain import pretrain
 from electra_jax.train.run import restore_params
 from electra_jax.train.step import init_params
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 TRAIN_FIELDS = {
     "step",
     "kind",
@@ -75,18 +73,17 @@ main(sys.argv[1:])
 
 
 @pytest.fixture(scope="module")
-def killed(finished: PretrainConfig, compiled: Path, tmp_path_factory: pytest.TempPathFactory) -> PretrainConfig:
+def killed(finished: PretrainConfig, tmp_path_factory: pytest.TempPathFactory) -> PretrainConfig:
     """The finished run's settings, and a run of them that was killed at step 16, with a checkpoint of step 10."""
     out = tmp_path_factory.mktemp("killed") / "run"
     preset = ["--config", str(finished.out / "config.toml"), "--out", str(out)]
-    with micro.quick_compilation(compiled):
-        process = micro.python("-c", KILLED_AT_16, "pretrain", *preset)
+    process = micro.python("-c", KILLED_AT_16, "pretrain", *preset)
     assert process.returncode == -9, process.stderr
     return replace(finished, out=out)
 
 
 @pytest.fixture(scope="module")
-def unmoved(finished: PretrainConfig, compiled: Path, tmp_path_factory: pytest.TempPathFactory) -> PretrainConfig:
+def unmoved(finished: PretrainConfig, tmp_path_factory: pytest.TempPathFactory) -> PretrainConfig:
     """A run of two steps at learning rate 0 from the finished run's discriminator, exported and imported."""
     folder = tmp_path_factory.mktemp("unmoved")
     discriminator, _ = export(finished.out, folder / "exported")
@@ -100,8 +97,7 @@ def unmoved(finished: PretrainConfig, compiled: Path, tmp_path_factory: pytest.T
         eval_every=1,
         optimizer=replace(finished.optimizer, learning_rate=0.0),
     )
-    with micro.quick_compilation(compiled):
-        pretrain(config)
+    pretrain(config)
     return config
 
 

@@ -23,7 +23,6 @@ from electra_jax.train.step import State
 STEPS = 12
 STEP, COMPILED, READ = "step", "compiled", "read"
 READERS = ("__array__", "item", "tolist", "block_until_ready", "copy_to_host_async")
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture

@@ -107,7 +107,6 @@ def test_tokens_of_the_same_neighbours_start_alike():
     np.testing.assert_allclose(np.linalg.norm(table[5:25], axis=1), scale, rtol=1e-5)
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_a_run_starts_from_it(rows: Path, tmp_path: Path):
     config = micro.make_config(
         rows,
