@@ -47,19 +47,9 @@ def compile_now(function: jax.stages.Wrapped, *arguments: Any) -> jax.stages.Com
     The memory that the compiler took is handed back to the system: of `small` on a CPU a third of all that a run would
     hold, as much as its step takes.
     """
-    compiled = function.lower(*arguments).compile(_options())
+    compiled = function.lower(*arguments).compile()
     hand_back()
     return compiled
-
-
-def _options() -> dict[str, Any]:
-    """XLA cuts a program for a CPU into 32 pieces, to compile beside each other and to link whenever it is loaded.
-
-    No more of them than cores compile as fast, and load faster: `small` on 2 cores in five sixths of the time.
-    """
-    if jax.default_backend() != "cpu":
-        return {}
-    return {"xla_cpu_parallel_codegen_split_count": min(32, os.cpu_count() or 1)}
 
 
 def cache_folder() -> Path:
