@@ -4,7 +4,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-# Of tests; each takes up to 2 GB, and what it starts as much again.
+# Of tests; each takes some 1.5 GB, beside what it starts.
 PROCESSES ?= 2
 BIN := $(VENV)/bin
 

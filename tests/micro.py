@@ -22,8 +22,6 @@ from electra_jax.train.checkpoint import Checkpoints
 
 WORDS = "the quick brown fox jumps over lazy dogs while running near quiet rivers and small towns under grey skies"
 LENGTH = 16
-QUICK_XLA = "--xla_cpu_use_fusion_emitters=false"
-"""XLA's older way to compile fusions: without optimisations, a third of the time."""
 Failing = Callable[..., str]
 """Runs a command that must fail; see the fixture `fail`."""
 SPEED = {"tokens_per_second", "peak_share"}
@@ -114,7 +112,7 @@ def environment(devices: int = 1) -> dict[str, str]:
     """Of a process that has so many virtual devices, and writes lines as long as they are."""
     return os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"{QUICK_XLA} --xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}",
         "COLUMNS": "200",
     }
 
