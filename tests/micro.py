@@ -100,7 +100,7 @@ def take_own_cores(worker: int, workers: int) -> None:
     """Leave the other cores to the other workers: each runs as many threads as it sees cores, and they wait in turn."""
     cores = sorted(os.sched_getaffinity(0))
     if workers <= len(cores):
-        os.sched_setaffinity(0, cores[worker::workers])
+        os.sched_setaffinity(0, cores[worker % workers :: workers])
 
 
 def python(*arguments: str, devices: int = 1) -> subprocess.CompletedProcess[str]:
@@ -112,7 +112,7 @@ def environment(devices: int = 1) -> dict[str, str]:
     """Of a process that has so many virtual devices, and writes lines as long as they are."""
     return os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}",
         "COLUMNS": "200",
     }
 
