@@ -166,9 +166,12 @@ class ComputeConfig:
     remat: RematPolicy = "none"
     """What a layer keeps for the backward pass, by the name of a policy of `jax.checkpoint_policies`; it computes the
     rest again. nothing_saveable takes the least memory, dots_saveable keeps the matrix products; none: no remat."""
-    attention: Literal["xla", "cudnn"] = "xla"
-    """cudnn: its fused kernel, on NVIDIA GPUs in bfloat16, wherever attention has no dropout: in training with
-    `model.attention_probs_dropout_prob` 0."""
+    attention: Literal["auto", "xla", "triton", "cudnn"] = "auto"
+    """triton: a kernel each way that keeps no scores, on NVIDIA GPUs since Ampere in bfloat16, for heads as wide as a
+    power of 2 from 16 on, with the very dropout of xla. cudnn: its own such kernels where attention has no dropout (in
+    training with `model.attention_probs_dropout_prob` 0), and auto elsewhere. auto: triton if it can be had, or xla."""
+    layer_norm: Literal["auto", "xla", "triton"] = "auto"
+    """Of dropout, residual and LayerNorm together. triton: a kernel each way, on the same GPUs; auto as above."""
 
 
 @dataclass(frozen=True)

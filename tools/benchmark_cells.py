@@ -67,7 +67,7 @@ def cell_config(size: str, length: int, rows: int, device: Device, attention_dro
     if config.objective.disallow_correct or config.model.tie != "embeddings":
         raise UserError(f"sizes: {size} has an objective or ties that the contestants in PyTorch don't have")
     on_cpu = device == "cpu"
-    compute = ComputeConfig(dtype="float32" if on_cpu else "bfloat16", attention="xla" if on_cpu else "cudnn")
+    compute = ComputeConfig(dtype="float32" if on_cpu else "bfloat16")
     return replace(
         config,
         accumulate=1,
@@ -123,7 +123,7 @@ def check_losses(ours: PretrainConfig, theirs: PretrainConfig, logits: Iterable[
 
 
 def _checked(config: PretrainConfig) -> PretrainConfig:
-    compute = replace(config.compute, dtype="float32", attention="xla")
+    compute = replace(config.compute, dtype="float32")
     return replace(config, compute=compute, batch_size=min(config.batch_size, CHECKED_ROWS))
 
 

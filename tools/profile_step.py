@@ -14,6 +14,7 @@ for the next batch, beside the device's.
 """
 
 import json
+import os
 import re
 import sys
 import time
@@ -88,6 +89,8 @@ def main(arguments: Arguments, console: Console) -> None:
     if arguments.steps < 1:
         raise UserError(f"steps: {arguments.steps} is not above 0")
     check_absent(arguments.out)
+    # On a GPU, kernels that are launched as one graph tell no operation of theirs. Read when JAX is first used.
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_enable_command_buffer="
     config = settings(arguments)
     manifest = None if arguments.data is None else Manifest.read(arguments.data)
     if manifest:

@@ -28,6 +28,7 @@ from electra_jax.hub.folders import read_task_model, write_model
 from electra_jax.hub.source import TASK_FILE, local_folder
 from electra_jax.model import HeadKind, TaskModel, Tokens
 from electra_jax.presets import parse
+from electra_jax.train.cache import compiler_options
 from electra_jax.train.check import check_compute
 from electra_jax.train.optimizer import Params
 from electra_jax.train.sharding import by_row, make_mesh, put_batch, replicated
@@ -61,7 +62,12 @@ class Forward:
         def forward(params: Params, batch: dict[str, Array]) -> Array:
             return nnx.merge(graph, params)(read_tokens(batch))
 
-        self.call: Callable[..., Array] = jax.jit(forward, in_shardings=(whole, by_row(mesh)), out_shardings=whole)
+        self.call: Callable[..., Array] = jax.jit(
+            forward,
+            in_shardings=(whole, by_row(mesh)),
+            out_shardings=whole,
+            compiler_options=compiler_options(),
+        )
 
     def __call__(self, params: Params, features: Sequence[Feature], buckets: tuple[int, ...]) -> Logits:
         """Logits of each feature: [outputs], [L, outputs] of its tokens, or [choices, 1]."""

@@ -32,6 +32,7 @@ from electra_jax.hub.names import flat, nested
 from electra_jax.model import TaskModel
 from electra_jax.report.progress import TrainingProgress, table
 from electra_jax.report.sinks import MetricsLog, read_metrics
+from electra_jax.train.cache import compiler_options
 from electra_jax.train.checkpoint import Checkpoints
 from electra_jax.train.clock import Clock
 from electra_jax.train.optimizer import Params, schedule
@@ -74,7 +75,13 @@ class Tuner:
         self.rate = schedule(optimizer_settings(config, self.steps), self.steps)
         self.optimizer = finetune_optimizer(config, self.steps, model.num_hidden_layers)
         whole, split = replicated(self.mesh), by_row(self.mesh)
-        self.step = jax.jit(self._step, in_shardings=(whole, split, None), out_shardings=whole, donate_argnums=0)
+        self.step = jax.jit(
+            self._step,
+            in_shardings=(whole, split, None),
+            out_shardings=whole,
+            donate_argnums=0,
+            compiler_options=compiler_options(),
+        )
         self.start = jax.jit(self._start, out_shardings=whole)
 
     def run(self, seed: int, folder: Path) -> Result:

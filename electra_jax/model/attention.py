@@ -1,5 +1,6 @@
 """Self-attention (Vaswani et al., 2017), with a derivative of its own."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -9,14 +10,18 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from electra_jax.config import ComputeConfig, ElectraConfig
-from electra_jax.model.layers import Seed, dropout, keep_mask, layer_norm, linear
+from electra_jax.model.fused_attention import can_fuse, fused_attend
+from electra_jax.model.kernels import has_triton
+from electra_jax.model.layers import Seed, barrier, keep_mask, layer_norm, linear
+from electra_jax.model.lookup import take_positions
+from electra_jax.model.residual import add_and_norm
 
 
 class SelfAttention(nnx.Module):
     """Multi-head attention, its residual and LayerNorm."""
 
     def __init__(self, config: ElectraConfig, compute: ComputeConfig, rngs: nnx.Rngs):
-        self.config, self.cudnn, dtype = config, compute.attention == "cudnn", jnp.dtype(compute.dtype)
+        self.config, self.compute, dtype = config, compute, jnp.dtype(compute.dtype)
         square = partial(linear, config.hidden_size, config.hidden_size, config, dtype, rngs)
         self.query, self.key, self.value, self.output = square(), square(), square(), square()
         self.norm = layer_norm(config.hidden_size, config, dtype, rngs)
@@ -35,36 +40,24 @@ class SelfAttention(nnx.Module):
         """
         asking = x
         if positions is not None:
-            asking = jnp.take_along_axis(x, positions[..., None], axis=1)
+            asking = take_positions(x, positions)
             if attended.shape[1] > 1:
                 attended = jnp.take_along_axis(attended, positions[..., None], axis=1)
         query, key, value = self._heads(self.query(asking)), self._heads(self.key(x)), self._heads(self.value(x))
         rate = self.config.attention_probs_dropout_prob if weights_seed is not None else 0.0
-        if self.cudnn and rate == 0:  # its dropout takes no key that could follow the step's number
-            mixed = _cudnn(query, key, value, attended)
-        else:
-            mixed = attend(rate, query, key, value, attended, weights_seed)
-        output = dropout(self.output(mixed.reshape(asking.shape)), output_seed, self.config.hidden_dropout_prob)
-        return self.norm(asking + output)
+        mix = implementation(self.compute, self.config.head_size, rate)
+        mixed = mix(rate, query, key, value, attended, weights_seed)
+        mixed = mixed.reshape(asking.shape)
+        rate = self.config.hidden_dropout_prob
+        return add_and_norm(self.norm, asking, self.output, mixed, output_seed, rate, self.compute)
 
     def _heads(self, x: Float[Array, "B L H"]) -> Float[Array, "B L N D"]:
         return x.reshape(*x.shape[:2], self.config.num_attention_heads, self.config.head_size)
 
 
-def _cudnn(
-    query: Float[Array, "B L N D"],
-    key: Float[Array, "B M N D"],
-    value: Float[Array, "B M N D"],
-    attended: Bool[Array, "B #L M"],
-) -> Float[Array, "B L N D"]:
-    whole = jnp.broadcast_to(attended[:, None], (len(attended), 1, query.shape[1], key.shape[1]))
-    return jax.nn.dot_product_attention(query, key, value, mask=whole, implementation="cudnn")
-
-
 # The derivative is written out for the sake of the CPU: left to itself, XLA computes softmax and dropout again inside
 # each product that reads them, in both passes. Here each is an array of its own, and one sum over D (of g * output)
 # takes the place of one over M. The barriers keep fusions apart; "BNLD" lets the products run without transposes.
-barrier = jax.lax.optimization_barrier
 
 
 class _Residuals(NamedTuple):
@@ -128,3 +121,23 @@ def _weights(rate: float, exps: Array, scale: Array, seed: Seed | None) -> Float
 def _by_head(x: Array) -> Array:
     """[B, L, N, D] to [B, N, L, D], and back."""
     return x.transpose(0, 2, 1, 3)
+
+
+# --- other ways to compute the same -------------------------------------------------------------------------------
+
+
+def _cudnn(
+    rate: float, query: Array, key: Array, value: Array, attended: Array, seed: Seed | None
+) -> Float[Array, "B L N D"]:
+    assert rate == 0, "cudnn's dropout takes no key that could follow the step's number"
+    whole = jnp.broadcast_to(attended[:, None], (len(attended), 1, query.shape[1], key.shape[1]))
+    return jax.nn.dot_product_attention(query, key, value, mask=whole, implementation="cudnn")
+
+
+def implementation(compute: ComputeConfig, head_size: int, rate: float) -> Callable[..., Float[Array, "B L N D"]]:
+    """What `compute.attention` comes to here, for heads of this size and dropout of this rate."""
+    if compute.attention == "cudnn" and rate == 0:
+        return _cudnn
+    if compute.attention == "xla" or not can_fuse(head_size):
+        return attend
+    return fused_attend if compute.attention == "triton" or has_triton(compute.dtype) else attend

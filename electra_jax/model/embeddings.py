@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from electra_jax.config import ElectraConfig
 from electra_jax.model.layers import initializer, layer_norm
+from electra_jax.model.lookup import take_rows
 
 
 class Tokens(NamedTuple):
@@ -78,8 +79,16 @@ class Embeddings(nnx.Module):
         length = tokens.ids.shape[1]
         if length > self.position[...].shape[0]:
             raise ValueError(f"{length} tokens in a row, and the model has {self.position[...].shape[0]} positions")
-        position = self.position[:length] if tokens.positions is None else self.position[...][tokens.positions]
-        return self.word[...][tokens.ids] + position + self.type[...][tokens.types]
+        position = (
+            self.position[:length] if tokens.positions is None else take_rows(self.position[...], tokens.positions)
+        )
+        return take_rows(self.word[...], tokens.ids) + position + _of_type(self.type[...], tokens.types)
+
+
+def _of_type(table: Float[Array, "T E"], types: Int[Array, "B L"]) -> Float[Array, "B L E"]:
+    """table[types], of which there are so few that a GPU would wait at each for its turn to add to the gradient."""
+    first, *others = (jnp.where((types == k)[..., None], row, 0) for k, row in enumerate(table))
+    return sum(others, first)
 
 
 class Differences(Embeddings):

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt32
 from electra_jax.config import ComputeConfig, ElectraConfig, RematPolicy
 from electra_jax.model.attention import SelfAttention
 from electra_jax.model.layers import Seed, dropout, gelu, layer_norm, linear, row_keys
+from electra_jax.model.residual import add_and_norm
 
 SITES = 3  # dropout masks in a layer: attention's weights, attention's output, feed-forward's output
 
@@ -18,15 +19,15 @@ SITES = 3  # dropout masks in a layer: attention's weights, attention's output, 
 class FeedForward(nnx.Module):
     """Two dense layers with gelu between, their residual and LayerNorm."""
 
-    def __init__(self, config: ElectraConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
-        self.rate = config.hidden_dropout_prob
+    def __init__(self, config: ElectraConfig, compute: ComputeConfig, rngs: nnx.Rngs):
+        self.rate, self.compute, dtype = config.hidden_dropout_prob, compute, jnp.dtype(compute.dtype)
         self.intermediate = linear(config.hidden_size, config.intermediate_size, config, dtype, rngs)
         self.output = linear(config.intermediate_size, config.hidden_size, config, dtype, rngs)
         self.norm = layer_norm(config.hidden_size, config, dtype, rngs)
 
     def __call__(self, x: Float[Array, "B L H"], seed: Seed | None) -> Float[Array, "B L H"]:
         """Apply it to every position."""
-        return self.norm(x + dropout(self.output(gelu(self.intermediate(x))), seed, self.rate))
+        return add_and_norm(self.norm, x, self.output, gelu(self.intermediate(x)), seed, self.rate, self.compute)
 
 
 class Layer(nnx.Module):
@@ -34,7 +35,7 @@ class Layer(nnx.Module):
 
     def __init__(self, config: ElectraConfig, compute: ComputeConfig, rngs: nnx.Rngs):
         self.attention = SelfAttention(config, compute, rngs)
-        self.feed_forward = FeedForward(config, jnp.dtype(compute.dtype), rngs)
+        self.feed_forward = FeedForward(config, compute, rngs)
 
     def __call__(
         self,

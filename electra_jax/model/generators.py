@@ -12,6 +12,7 @@ from electra_jax.model.embeddings import Embeddings, Tokens
 from electra_jax.model.encoder import Encoder
 from electra_jax.model.heads import MaskedLMHead
 from electra_jax.model.layers import row_keys, split_rows
+from electra_jax.model.lookup import take_positions
 
 
 class GeneratorTower(nnx.Module):
@@ -95,7 +96,7 @@ class TwoTowerGenerator(nnx.Module):
         seen_after = self.after(embedded, tokens.attended & up_to.T, keys[1])
         hidden = jnp.concatenate([_from(seen_before, -1, tokens), _from(seen_after, 1, tokens)], axis=-1)
         if positions is not None:
-            hidden = jnp.take_along_axis(hidden, positions[..., None], axis=1)
+            hidden = take_positions(hidden, positions)
         return self.head.states(hidden)
 
 

@@ -48,6 +48,11 @@ def initializer(config: ElectraConfig) -> nnx.Initializer:
     return nnx.initializers.truncated_normal(config.initializer_range)
 
 
+def barrier(x: Any) -> Any:
+    """`x`, out of which and into which a CPU's compiler fuses nothing; others do better when left alone."""
+    return jax.lax.optimization_barrier(x) if jax.default_backend() == "cpu" else x
+
+
 # --- matrix products ----------------------------------------------------------------------------------------------
 
 
@@ -76,7 +81,6 @@ def transposed_product(x: Float[Array, "rows size"], g: Float[Array, "rows featu
 
 
 def _transposing_the_smaller(x: Array, g: Array) -> Array:
-    barrier = jax.lax.optimization_barrier
     if x.shape[1] <= g.shape[1]:
         return barrier(x.T) @ g
     return barrier(barrier(g.T) @ x).T
@@ -100,7 +104,10 @@ class LayerNorm(nnx.Module):
 
     def __call__(self, x: Float[Array, "... features"]) -> Float[Array, "... features"]:
         """(x - mean) / sqrt(variance + epsilon) * scale + bias, in the dtype of computing."""
-        return normalize(self.epsilon, x.astype(jnp.float32), self.scale[...], self.bias[...]).astype(self.dtype)
+        # Of rows, because XLA would otherwise lay out [B, L, features] as suits a sum over B, and transpose it again.
+        rows = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
+        normal = normalize(self.epsilon, rows, self.scale[...], self.bias[...])
+        return normal.astype(self.dtype).reshape(x.shape)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -114,17 +121,17 @@ def normalize(
 def _normalize(epsilon: float, x: Array, scale: Array, bias: Array) -> tuple[Array, tuple[Array, ...]]:
     mean = x.mean(-1, keepdims=True)
     rstd = jax.lax.rsqrt(jnp.square(x - mean).mean(-1, keepdims=True) + epsilon)
-    mean, rstd = jax.lax.optimization_barrier((mean, rstd))
-    return jax.lax.optimization_barrier((x - mean) * rstd * scale + bias), (x, mean, rstd, scale)
+    mean, rstd = barrier((mean, rstd))
+    return barrier((x - mean) * rstd * scale + bias), (x, mean, rstd, scale)
 
 
 def _normalize_backward(epsilon: float, kept: tuple[Array, ...], g: Array) -> tuple[Array, Array, Array]:
     x, mean, rstd, scale = kept
-    normal = jax.lax.optimization_barrier((x - mean) * rstd)
+    normal = barrier((x - mean) * rstd)
     scaled, rows = g * scale, tuple(range(x.ndim - 1))
     means = scaled.mean(-1, keepdims=True), (scaled * normal).mean(-1, keepdims=True)
-    first, second = jax.lax.optimization_barrier(means)
-    x_gradient = jax.lax.optimization_barrier(rstd * (scaled - first - normal * second))
+    first, second = barrier(means)
+    x_gradient = barrier(rstd * (scaled - first - normal * second))
     return x_gradient, (g * normal).sum(rows), g.sum(rows)
 
 
@@ -149,13 +156,13 @@ def _cdf(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def _gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    return jax.lax.optimization_barrier(x * _cdf(x))
+    return barrier(x * _cdf(x))
 
 
 def _gelu_backward(x: Float[Array, "..."], g: Float[Array, "..."]) -> tuple[Float[Array, "..."]]:
-    x, g = jax.lax.optimization_barrier((x, g))
+    x, g = barrier((x, g))
     pdf = jnp.exp(-0.5 * x * x) * np.asarray((2 * np.pi) ** -0.5, x.dtype)
-    return (jax.lax.optimization_barrier(g * (_cdf(x) + x * pdf)),)
+    return (barrier(g * (_cdf(x) + x * pdf)),)
 
 
 gelu.defvjp(lambda x: (_gelu(x), x), _gelu_backward)
@@ -183,6 +190,11 @@ def keep_mask(seed: Seed, shape: tuple[int, ...], rate: float) -> Bool[Array, ".
     inside = shape[seed.ndim - 1 :]  # one row, where each has a seed
     index = jax.lax.iota(jnp.uint32, int(np.prod(inside))).reshape(inside)
     first, second = (seed[..., i].reshape(*seed.shape[:-1], *[1] * len(inside)) for i in (0, 1))
+    return keeps(index, first, second, rate)
+
+
+def keeps(index: UInt32[Array, "..."], first: UInt32[Array, "..."], second: UInt32[Array, "..."], rate: float) -> Array:
+    """`keep_mask` at each index of a row, by the words of its seed."""
     return _mix(_mix(index ^ first) + second) >= jnp.uint32(rate * 2**32)
 
 

@@ -14,11 +14,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from electra_jax.config import ObjectiveConfig
-from electra_jax.model.layers import transposed_product
+from electra_jax.model.layers import barrier, transposed_product
+from electra_jax.model.lookup import add_by_id
 from electra_jax.objectives.sampling import draw, weigh
 
-CHUNK = 512
-"""Most picks whose logits exist at a time: 62 MB of them at a vocabulary of 30,522."""
+CHUNK, LARGE_CHUNK = 512, 4096
+"""Most picks whose logits exist at a time, on a CPU and elsewhere: 62 and 500 MB of them at a vocabulary of 30,522."""
 
 
 class Picked(NamedTuple):
@@ -56,8 +57,11 @@ def _cloze(config: ObjectiveConfig, picked: Picked, table: Array, bias: Array) -
         of_parameters, of_states = _differentiate(exps, some, table)
         return (sums, of_parameters), (sampled, of_states)
 
-    ((nll_sum, correct), of_parameters), (sampled, of_states) = in_chunks(predict, picked)
-    return Cloze(nll_sum, correct, sampled), (of_states, *of_parameters)
+    ((nll_sum, correct), (of_table, of_bias)), (sampled, of_states) = in_chunks(predict, picked)
+    used = picked.used.astype(jnp.float32)
+    of_table = add_by_id(of_table, picked.targets, -used[:, None] * picked.states)
+    of_bias = of_bias.at[picked.targets].add(-used)  # whole numbers: in any order, the same bits
+    return Cloze(nll_sum, correct, sampled), (of_states, of_table, of_bias)
 
 
 def _backward(config: ObjectiveConfig, gradient: tuple[Array, ...], g: Cloze) -> tuple[Picked, Array, Array]:
@@ -73,7 +77,7 @@ def _predict(config: ObjectiveConfig, picked: Picked, table: Array, bias: Array)
     table = table.astype(picked.states.dtype)
     logits = jnp.einsum("PE,VE->PV", picked.states, table, preferred_element_type=jnp.float32) + bias
     largest, target = logits.max(-1), jnp.take_along_axis(logits, picked.targets[:, None], axis=1)[:, 0]
-    exps = jax.lax.optimization_barrier(jnp.exp(logits - largest[:, None]))
+    exps = barrier(jnp.exp(logits - largest[:, None]))
     nll = jnp.log(exps.sum(-1)) + largest - target
     sums = jnp.sum(jnp.where(picked.used, nll, 0)), jnp.sum(picked.used & (target >= largest), dtype=jnp.float32)
     with jax.named_scope("sampling"):
@@ -82,21 +86,25 @@ def _predict(config: ObjectiveConfig, picked: Picked, table: Array, bias: Array)
 
 
 def _differentiate(exps: Float[Array, "P V"], picked: Picked, table: Array) -> tuple[tuple[Array, Array], Array]:
-    """Of the sum by table and bias, and by states: softmax - one-hot, whose normalisation goes to the small factors."""
+    """Of the sum by table and bias, and by states: softmax - one-hot, whose normalisation goes to the small factors.
+
+    By table and bias without the one-hot, which is taken off for all picks at once.
+    """
     states, targets, used, dtype = picked.states, picked.targets, picked.used[:, None], picked.states.dtype
     scale, exps = used / exps.sum(-1, keepdims=True), exps.astype(dtype)
     of_states = scale * jnp.einsum("PV,VE->PE", exps, table.astype(dtype)) - used * table[targets]
     with_one = jnp.concatenate([states, jnp.ones_like(used, dtype)], axis=1)  # by which the bias is multiplied
     by_entry = transposed_product(exps, (scale * with_one).astype(dtype)).astype(jnp.float32)
-    by_entry = by_entry.at[targets].add(-(used * with_one).astype(jnp.float32))
     return (by_entry[:, :-1], by_entry[:, -1]), of_states.astype(dtype)
 
 
 def in_chunks(function: Callable[[Any], tuple[Any, Any]], rows: Any) -> tuple[Any, Any]:
-    """`function` of at most CHUNK `rows` (arrays with the same first axis) at a time: of the two that it returns, the
-    first is summed, the second joined."""
+    """`function` of at most a chunk of `rows` (arrays with the same first axis) at a time.
+
+    Of the two that it returns, the first is summed, the second joined.
+    """
     size = len(jax.tree.leaves(rows)[0])
-    chunks = -(-size // CHUNK)
+    chunks = -(-size // (CHUNK if jax.default_backend() == "cpu" else LARGE_CHUNK))
     if chunks == 1:
         return function(rows)
     missing = -size % chunks

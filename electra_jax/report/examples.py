@@ -18,6 +18,7 @@ from electra_jax.data.tokenizer import load_tokenizer, vocabulary
 from electra_jax.errors import UserError
 from electra_jax.hub.names import flat
 from electra_jax.model import Electra
+from electra_jax.model.kernels import anywhere
 from electra_jax.objectives.corruption import corrupt, draw_keys
 from electra_jax.objectives.masking import SpecialTokens, at
 from electra_jax.objectives.registry import find
@@ -92,8 +93,7 @@ def read_examples(run: Path, config: PretrainConfig, number: int) -> Examples:
     step, params = restore_params(run)
     if shapes(params) != shapes(abstract_params(config)):
         raise UserError(f"{run / CONFIG}: its model is another than that of checkpoint {step}")
-    # Any machine computes this; one without an NVIDIA GPU doesn't know cudnn's attention.
-    config = dataclasses.replace(config, compute=dataclasses.replace(config.compute, attention="xla"))
+    config = dataclasses.replace(config, compute=anywhere(config.compute))
     found = judge(config, params, batch, special)
     names = vocabulary(load_tokenizer(run / TOKENIZER))
     return Examples(step, [_tokens(found, row, names) for row in range(len(found.original))])

@@ -41,6 +41,17 @@ def keep_compiled() -> Path | None:
     return folder
 
 
+def compiler_options() -> dict[str, bool | int] | None:
+    """How steps are compiled here: XLA's own way, but on a GPU.
+
+    There cuBLAS makes all products, each with its bias. Triton's would be tried out too, for most of a minute, and not
+    taken; and products merged by their common factor, as those of query and key, have their results copied apart.
+    """
+    if jax.default_backend() != "gpu":
+        return None
+    return {"xla_gpu_enable_triton_gemm": False, "xla_gpu_dot_merger_threshold_mb": 0}
+
+
 def compile_now(function: jax.stages.Wrapped, *arguments: Any) -> jax.stages.Compiled:
     """`function` for arguments of these shapes, dtypes and places, before it is run.
 

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from electra_jax.config import ComputeConfig, PretrainConfig, TowerConfig
 from electra_jax.data.manifest import Manifest
 from electra_jax.errors import UserError
+from electra_jax.model.kernels import has_triton
 from electra_jax.objectives.registry import find
 from electra_jax.train.models import LEARNED
 from electra_jax.train.processes import parse_time
@@ -137,11 +138,16 @@ def _check_sharing(config: PretrainConfig) -> None:
 
 def check_compute(compute: ComputeConfig) -> None:
     """Raise UserError for a way to compute that these devices don't have."""
-    if compute.attention == "cudnn":
-        backend, dtype = jax.default_backend(), compute.dtype
+    backend, dtype = jax.default_backend(), compute.dtype
+    here = f"and bfloat16, and here are {backend} and {dtype}; give auto"
+    _require(
+        compute.attention != "cudnn" or (backend == "gpu" and dtype == "bfloat16"),
+        f"compute.attention: cudnn takes an NVIDIA GPU {here}",
+    )
+    for name in ("attention", "layer_norm"):
         _require(
-            backend == "gpu" and dtype == "bfloat16",
-            f"compute.attention: cudnn takes an NVIDIA GPU and bfloat16, and here are {backend} and {dtype}; give xla",
+            getattr(compute, name) != "triton" or has_triton(dtype),
+            f"compute.{name}: triton takes an NVIDIA GPU since Ampere {here}",
         )
 
 

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from electra_jax.config import PretrainConfig
 from electra_jax.errors import UserError
+from electra_jax.model.kernels import anywhere
 from electra_jax.objectives.masking import SpecialTokens
 from electra_jax.train.cache import compile_now
 from electra_jax.train.check import check_mesh, check_settings
@@ -91,8 +92,7 @@ def plan(config: PretrainConfig, memory: str, peak: float, utilisation: float) -
         if not 0 < value < inf:
             raise UserError(f"{name}: {value} is not a number above 0")
     check_settings(config)
-    if jax.default_backend() != "gpu":  # which alone knows cudnn's attention
-        config = replace(config, compute=replace(config.compute, attention="xla"))
+    config = replace(config, compute=anywhere(config.compute))
     one_row = replace_rows(config, 1)
     mesh = make_mesh(config.mesh, one_row.batch_size)
     check_mesh(config, mesh)

@@ -24,7 +24,7 @@ from electra_jax.objectives.masking import SpecialTokens
 from electra_jax.objectives.metrics import Counts, summarize
 from electra_jax.report.progress import TrainingProgress, table
 from electra_jax.report.sinks import MetricsLog, NoLog, read_metrics
-from electra_jax.train.cache import compile_now
+from electra_jax.train.cache import compile_now, compiler_options
 from electra_jax.train.check import check, check_mesh
 from electra_jax.train.checkpoint import Checkpoints
 from electra_jax.train.clock import Clock
@@ -148,6 +148,7 @@ class Trainer:
             make_evaluation(config, special, mesh),
             in_shardings=(shardings(abstract_params(config), mesh), by_row(mesh), None),
             out_shardings=replicated(mesh),
+            compiler_options=compiler_options(),
         )
         self.add = jax.jit(partial(jax.tree.map, jnp.add), donate_argnums=0)
 

@@ -18,6 +18,7 @@ from electra_jax.objectives.losses import Totals, count
 from electra_jax.objectives.masking import SpecialTokens
 from electra_jax.objectives.metrics import Counts
 from electra_jax.objectives.registry import Objective, find
+from electra_jax.train.cache import compiler_options
 from electra_jax.train.optimizer import Params, make_optimizer
 from electra_jax.train.sharding import AXES, add_up, by_row, gather, replicated, shardings, specs
 
@@ -144,7 +145,13 @@ def jit_step(config: PretrainConfig, special: SpecialTokens, mesh: Mesh) -> jax.
     """`make_step` as runs and plans compile it: each array where the mesh has it, and the state's memory used again."""
     places, whole = shardings(abstract_state(config), mesh), replicated(mesh)
     step = make_step(config, special, mesh)
-    return jax.jit(step, in_shardings=(places, by_row(mesh)), out_shardings=(places, whole), donate_argnums=0)
+    return jax.jit(
+        step,
+        in_shardings=(places, by_row(mesh)),
+        out_shardings=(places, whole),
+        donate_argnums=0,
+        compiler_options=compiler_options(),
+    )
 
 
 def make_gradient(

@@ -68,6 +68,7 @@ def finetune(fail: Failing, pretrained: Path, tmp_path: Path) -> Failing:
         (GOOD, ["--learning-rate", "nan"], "learning_rate: nan is not a number above 0"),
         (GOOD, ["--weight-decay", -1], "weight_decay: -1.0 is not a number of at least 0"),
         (GOOD, ["--compute.attention", "cudnn"], "compute.attention: cudnn takes an NVIDIA GPU"),
+        (GOOD, ["--compute.layer-norm", "triton"], "compute.layer_norm: triton takes an NVIDIA GPU since Ampere"),
         ("label,text\n1e39,b\n", ["--task", "regression"], "train.csv: row 1, column 'label': '1e39' is no number"),
         (GOOD, ["--seed", -1], "seed: -1 is not between 0 and"),
         (GOOD, ["--dropout", 1], "dropout: 1.0 is not from 0 to below 1"),

@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 from electra_jax.config import ModelConfig, TowerConfig
-from electra_jax.model import Electra, Tokens, attention, encoder, heads
+from electra_jax.model import Electra, Tokens, attention, encoder, heads, residual
 from electra_jax.model.heads import SUMMARY_DROPOUT
 from electra_jax.model.task import HeadKind, TaskModel
 from electra_jax.objectives.corruption import draw_keys
@@ -49,7 +49,7 @@ def sites(monkeypatch: pytest.MonkeyPatch) -> Sites:
 
         monkeypatch.setattr(module, name, watched)
 
-    for module in (encoder, attention, heads):
+    for module in (encoder, residual, heads):
         watch(module, "dropout", lambda x, seed, rate: (x, seed, rate))
     watch(attention, "attend", lambda rate, query, key, value, attended, seed: (query, seed, rate))
     return found

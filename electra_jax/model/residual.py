@@ -1,0 +1,26 @@
+"""What ends both halves of a layer."""
+
+from flax import nnx
+from jaxtyping import Array, Float
+
+from electra_jax.config import ComputeConfig
+from electra_jax.model.fused_norm import fused_norm
+from electra_jax.model.kernels import has_triton
+from electra_jax.model.layers import LayerNorm, Seed, dot_general, dropout
+
+
+def add_and_norm(
+    norm: LayerNorm,
+    x: Float[Array, "B L H"],
+    dense: nnx.Linear,
+    y: Float[Array, "B L F"],
+    seed: Seed | None,
+    rate: float,
+    compute: ComputeConfig,
+) -> Float[Array, "B L H"]:
+    """norm(x + dropout(dense(y)))."""
+    if compute.layer_norm == "xla" or (compute.layer_norm == "auto" and not has_triton(compute.dtype)):
+        return norm(x + dropout(dense(y), seed, rate))
+    product = dot_general(y, dense.kernel[...].astype(y.dtype))
+    assert dense.bias is not None
+    return fused_norm(norm.epsilon, rate, x, product, dense.bias[...], norm.scale[...], norm.bias[...], seed)
