@@ -56,7 +56,7 @@ def _block(length: int) -> int:
 
 
 class Inputs(NamedTuple):
-    """What both kernels read; in them, references to it."""
+    """What every kernel reads first, in whole blocks."""
 
     query: Float[Array, "B L N D"]
     key: Float[Array, "B M N D"]
@@ -128,7 +128,7 @@ def _forward(shape: Shape, inputs: Inputs) -> tuple[Float[Array, "B L N D"], Flo
         inputs,
         (_by_block(shape.block_q, shape), _all(inputs.key), _all(inputs.value), _rows(shape, inputs, True), _SEED),
         (query, log_sums),
-        (_by_block(shape.block_q, shape), pl.BlockSpec((None, None, shape.block_q), lambda b, n, i: (b, n, i))),
+        (_by_block(shape.block_q, shape), _sums(shape)),
     )
 
 
@@ -138,10 +138,7 @@ def _differentiate(
     """The gradients of query, key and value: in one call where a block has all queries, and two otherwise."""
     query, key, value = inputs[:3]
     arrays, whole = (*inputs, output, log_sums, g), shape.blocks[0] == 1
-    by_query, sums = (
-        _by_block(shape.block_q, shape),
-        pl.BlockSpec((None, None, shape.block_q), lambda b, n, i: (b, n, i)),
-    )
+    by_query, sums = _by_block(shape.block_q, shape), _sums(shape)
     of_queries = _call(
         partial(_backward_queries_kernel, shape),
         shape.blocks[0],
@@ -179,6 +176,10 @@ def _by_block(size: int, shape: Shape) -> pl.BlockSpec:
 
 def _all(x: Array) -> pl.BlockSpec:
     return pl.BlockSpec((None, x.shape[1], None, x.shape[3]), lambda b, n, i: (b, 0, n, 0))
+
+
+def _sums(shape: Shape) -> pl.BlockSpec:
+    return pl.BlockSpec((None, None, shape.block_q), lambda b, n, i: (b, n, i))
 
 
 def _rows(shape: Shape, inputs: Inputs, by_query: bool) -> pl.BlockSpec:

@@ -101,7 +101,11 @@ def _runs_kernel(features: int, rows: Any, order: Any, ids: Any, runs: Any) -> N
     at = jnp.broadcast_to(order[...][:, None], runs.shape), jnp.broadcast_to(columns, runs.shape)
     some = triton.load(rows.at[at], mask=inside, other=0).astype(jnp.float32)
     same = here[:, None] == here[None, :]
-    sums = jnp.dot(same.astype(jnp.float32), some, precision="highest", preferred_element_type=jnp.float32)
+    sums = jnp.zeros(runs.shape, jnp.float32)
+    for _ in range(3):  # float32 is three of bfloat16, which tensor cores add up in float32
+        part = some.astype(jnp.bfloat16)
+        sums += jnp.dot(same.astype(jnp.bfloat16), part, preferred_element_type=jnp.float32)
+        some -= part.astype(jnp.float32)
     last = jnp.where(same, place[None, :], 0).max(1) == place
     triton.store(runs.at[:, :], sums, mask=last[:, None] & inside)
 

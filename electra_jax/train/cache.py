@@ -16,6 +16,16 @@ SETTINGS = {
 }
 """Of the cache, in seconds and bytes, where no variable of the environment says otherwise."""
 
+GPU_OPTIONS: dict[str, bool | int] = {
+    # cuBLAS makes the products, each with its bias; trying Triton's beside them takes most of a minute, and finds none.
+    "xla_gpu_enable_triton_gemm": False,
+    # Products that have a factor in common, as query's and key's, would be made as one, and copied apart.
+    "xla_gpu_dot_merger_threshold_mb": 0,
+    # Which of cuBLAS's ways is quickest would be measured, and another one found another time: other bits.
+    "xla_gpu_autotune_level": 0,
+}
+"""Of XLA, for steps."""
+
 
 def keep_compiled() -> Path | None:
     """Have JAX keep compiled programs in a folder of the user's cache; returns it, or None where nothing is changed.
@@ -42,14 +52,10 @@ def keep_compiled() -> Path | None:
 
 
 def compiler_options() -> dict[str, bool | int] | None:
-    """How steps are compiled here: XLA's own way, but on a GPU.
-
-    There cuBLAS makes all products, each with its bias. Triton's would be tried out too, for most of a minute, and not
-    taken; and products merged by their common factor, as those of query and key, have their results copied apart.
-    """
+    """How steps are compiled here: XLA's own way, but on a GPU, where XLA_FLAGS that name one of these stand."""
     if jax.default_backend() != "gpu":
         return None
-    return {"xla_gpu_enable_triton_gemm": False, "xla_gpu_dot_merger_threshold_mb": 0}
+    return {name: value for name, value in GPU_OPTIONS.items() if f"--{name}=" not in os.environ.get("XLA_FLAGS", "")}
 
 
 def compile_now(function: jax.stages.Wrapped, *arguments: Any) -> jax.stages.Compiled:

@@ -1,4 +1,4 @@
-"""Where compiled programs are kept: by default, and where the user has said something else."""
+"""Where compiled programs are kept, by default and where the user has said something else, and what XLA is told."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from electra_jax.train.cache import SETTINGS, cache_folder, keep_compiled
+from electra_jax.train.cache import GPU_OPTIONS, SETTINGS, cache_folder, compiler_options, keep_compiled
 
 NAMES = ("jax_compilation_cache_dir", "jax_enable_compilation_cache", *SETTINGS)
 COMMAND = """
@@ -96,3 +96,25 @@ def test_commands_keep_what_they_compile_and_imports_change_nothing(
     run = subprocess.run([sys.executable, "-c", COMMAND], capture_output=True, text=True, check=True)
     assert run.stdout == f"{cache_folder()}\n"
     assert any(path.name.startswith("jit_step-") for path in cache_folder().iterdir())
+
+
+# --- options of the compiler --------------------------------------------------------------------------------------
+
+
+def test_a_cpu_compiles_steps_in_xlas_own_way() -> None:
+    if jax.default_backend() == "cpu":
+        assert compiler_options() is None
+
+
+def test_a_gpu_has_options_that_xla_knows_and_its_flags_overrule(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_autotune_level=4")
+    options = compiler_options()
+    assert options == {name: value for name, value in GPU_OPTIONS.items() if name != "xla_gpu_autotune_level"}
+    monkeypatch.delenv("XLA_FLAGS")
+    assert compiler_options() == GPU_OPTIONS
+    monkeypatch.undo()
+    # XLA refuses a name or a type that it doesn't know, on any device.
+    assert jax.jit(lambda x: 2 * x, compiler_options=dict(GPU_OPTIONS))(1) == 2
+    with pytest.raises(jax.errors.JaxRuntimeError, match="No such compile option"):
+        jax.jit(lambda x: 3 * x, compiler_options={"xla_gpu_no_such": 0})(1)
