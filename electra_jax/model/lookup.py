@@ -68,10 +68,8 @@ def sum_sorted(ids: Int[Array, " T"], rows: Float[Array, "T E"], entries: int) -
     ends = jnp.cumsum(jnp.zeros(entries, jnp.int32).at[ids].add(1))
     width = min(WIDTH, pl.next_power_of_2(rows.shape[1]))
     columns = pl.cdiv(rows.shape[1], width)
-    anything, of_block = (
-        pl.BlockSpec((len(rows), width), lambda i, j: (0, j)),
-        pl.BlockSpec((BLOCK,), lambda i, j: (i,)),
-    )
+    anything = pl.BlockSpec((len(rows), width), lambda i, j: (0, j))
+    of_block = pl.BlockSpec((BLOCK,), lambda i, j: (i,))
     runs = jax.ShapeDtypeStruct((len(order), rows.shape[1]), jnp.float32)
     (runs,) = call(
         partial(_runs_kernel, rows.shape[1]),

@@ -3,13 +3,14 @@
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from electra_jax.config import ComputeConfig, ModelConfig, PretrainConfig, TowerConfig
+from electra_jax.config import ComputeConfig, ModelConfig, ObjectiveConfig, PretrainConfig, TowerConfig
 from electra_jax.model import attention, lookup
 from electra_jax.model.attention import attend, implementation
 from electra_jax.model.fused_attention import fused_attend
@@ -17,7 +18,9 @@ from electra_jax.model.fused_norm import fused_norm
 from electra_jax.model.kernels import anywhere, has_triton
 from electra_jax.model.layers import dropout, normalize
 from electra_jax.model.lookup import add_by_id, sum_sorted, take_positions, take_rows
+from electra_jax.objectives.calibration import BINS
 from electra_jax.objectives.masking import SpecialTokens
+from electra_jax.objectives.registry import OBJECTIVES
 from electra_jax.train.optimizer import Params, paths
 from electra_jax.train.sharding import make_mesh
 from electra_jax.train.step import init_params, make_gradient
@@ -158,6 +161,36 @@ def test_taking_positions_is_indexing_each_row() -> None:
     expected = with_gradients(lambda x: jnp.take_along_axis(x, positions[..., None], axis=1), x)
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def primitives(jaxpr: Any) -> Iterator[Any]:
+    """Every equation, of inner functions too."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in jax.tree.leaves(equation.params, is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from primitives(inner)
+
+
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+@pytest.mark.parametrize("packed", [False, True])
+def test_on_a_gpu_nothing_is_added_up_as_threads_come(monkeypatch: pytest.MonkeyPatch, name: str, packed: bool) -> None:
+    """Or what is, are whole numbers, or added to once: XLA has a GPU's threads race for each entry of a scatter."""
+    monkeypatch.setattr(lookup, "has_triton", lambda: True)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    kind = "two-tower" if name == "electric" else "masked-lm"
+    config = replace(CONFIG, objective=ObjectiveConfig(name=name), model=replace(CONFIG.model, generator_kind=kind))
+    shape = (ROWS, LENGTH)
+    batch = {"input_ids": np.full(shape, 7, np.int32), "length": np.full(ROWS, LENGTH, np.int32)}
+    batch |= {"segments": np.ones(shape, np.int32)} if packed else {"first_length": np.full(ROWS, 9, np.int32)}
+    params = jax.eval_shape(lambda: init_params(config))
+    jaxpr = jax.make_jaxpr(make_gradient(config, SPECIAL, make_mesh(None, ROWS)))(params, batch, jnp.int32(0))
+    added = [e.outvars[0].aval for e in primitives(jaxpr.jaxpr) if e.primitive.name == "scatter-add"]
+    sums = {a.shape for a in added if jnp.issubdtype(a.dtype, jnp.floating)}
+    whole_numbers = {(2, BINS), (CONFIG.model.vocab_size,)}
+    once = {(ROWS * LENGTH, CONFIG.model.vocab_size)}  # the logit of each position's token
+    assert sums <= whole_numbers | once, sums
 
 
 # --- the choice ---------------------------------------------------------------------------------------------------
