@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from electra_jax.config import ComputeConfig, ElectraConfig
 from electra_jax.model.fused_attention import can_fuse, fused_attend
-from electra_jax.model.kernels import has_triton
+from electra_jax.model.kernels import can_call
 from electra_jax.model.layers import Seed, barrier, keep_mask, layer_norm, linear
 from electra_jax.model.lookup import take_positions
 from electra_jax.model.residual import add_and_norm
@@ -140,4 +140,4 @@ def implementation(compute: ComputeConfig, head_size: int, rate: float) -> Calla
         return _cudnn
     if compute.attention == "xla" or not can_fuse(head_size):
         return attend
-    return fused_attend if compute.attention == "triton" or has_triton(compute.dtype) else attend
+    return fused_attend if compute.attention == "triton" or can_call(compute.dtype) else attend

@@ -15,10 +15,20 @@ WARPS, STAGES = 4, 3
 SINCE = 8.0  # compute capability of Ampere, the first with bfloat16
 
 
-def has_triton(dtype: str = "bfloat16") -> bool:
+def has_triton(dtype: str) -> bool:
     """Whether kernels of this dtype are compiled here, by Triton: on NVIDIA GPUs since Ampere, in bfloat16."""
     capability = getattr(jax.devices()[0], "compute_capability", "")  # "9.0"; of an AMD GPU, "gfx942"
     return dtype == "bfloat16" and capability.replace(".", "").isdigit() and float(capability) >= SINCE
+
+
+def can_call(dtype: str = "bfloat16") -> bool:
+    """Whether what is traced now may call such kernels.
+
+    It may not where XLA is to divide the arrays over several devices, which it can't do with a kernel's: it would have
+    each device compute all of it. Inside `jax.shard_map` they are divided.
+    """
+    divided = jax.device_count() == 1 or jax.sharding.get_abstract_mesh().are_all_axes_manual
+    return divided and has_triton(dtype)
 
 
 def anywhere(compute: ComputeConfig) -> ComputeConfig:

@@ -14,7 +14,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 from jaxtyping import Array, Float, Int
 
-from electra_jax.model.kernels import call, has_triton
+from electra_jax.model.kernels import call, can_call
 
 BLOCK, WIDTH = 64, 128
 """Rows that a program adds up by id, and how much of each."""
@@ -55,7 +55,7 @@ take_positions.defvjp(lambda x, positions: (take_positions(x, positions), (x, po
 
 def add_by_id(total: Float[Array, "V E"], ids: Int[Array, " T"], rows: Float[Array, "T E"]) -> Float[Array, "V E"]:
     """`total`, and to each of its entries the sum of the rows with that id."""
-    if jax.default_backend() == "cpu" or not has_triton():  # on a CPU, no two threads add to one entry
+    if jax.default_backend() == "cpu" or not can_call():  # on a CPU, no two threads add to one entry
         return total.at[ids].add(rows.astype(total.dtype))
     return total + sum_sorted(ids, rows, len(total))
 

@@ -5,7 +5,7 @@ from jaxtyping import Array, Float
 
 from electra_jax.config import ComputeConfig
 from electra_jax.model.fused_norm import fused_norm
-from electra_jax.model.kernels import has_triton
+from electra_jax.model.kernels import can_call
 from electra_jax.model.layers import LayerNorm, Seed, dot_general, dropout
 
 
@@ -19,7 +19,7 @@ def add_and_norm(
     compute: ComputeConfig,
 ) -> Float[Array, "B L H"]:
     """norm(x + dropout(dense(y)))."""
-    if compute.layer_norm == "xla" or (compute.layer_norm == "auto" and not has_triton(compute.dtype)):
+    if compute.layer_norm == "xla" or (compute.layer_norm == "auto" and not can_call(compute.dtype)):
         return norm(x + dropout(dense(y), seed, rate))
     product = dot_general(y, dense.kernel[...].astype(y.dtype))
     assert dense.bias is not None

@@ -9,13 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
 from electra_jax.config import ComputeConfig, ModelConfig, ObjectiveConfig, PretrainConfig, TowerConfig
-from electra_jax.model import attention, lookup
+from electra_jax.model import attention, kernels, lookup
 from electra_jax.model.attention import attend, implementation
 from electra_jax.model.fused_attention import fused_attend
 from electra_jax.model.fused_norm import fused_norm
-from electra_jax.model.kernels import anywhere, has_triton
+from electra_jax.model.kernels import anywhere, can_call, has_triton
 from electra_jax.model.layers import dropout, normalize
 from electra_jax.model.lookup import add_by_id, sum_sorted, take_positions, take_rows
 from electra_jax.objectives.calibration import BINS
@@ -177,7 +178,7 @@ def primitives(jaxpr: Any) -> Iterator[Any]:
 @pytest.mark.parametrize("packed", [False, True])
 def test_on_a_gpu_nothing_is_added_up_as_threads_come(monkeypatch: pytest.MonkeyPatch, name: str, packed: bool) -> None:
     """Or what is, are whole numbers, or added to once: XLA has a GPU's threads race for each entry of a scatter."""
-    monkeypatch.setattr(lookup, "has_triton", lambda: True)
+    monkeypatch.setattr(lookup, "can_call", lambda: True)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     kind = "two-tower" if name == "electric" else "masked-lm"
     config = replace(CONFIG, objective=ObjectiveConfig(name=name), model=replace(CONFIG.model, generator_kind=kind))
@@ -212,7 +213,7 @@ def test_on_a_gpu_nothing_is_added_up_as_threads_come(monkeypatch: pytest.Monkey
 def test_who_computes_attention(
     monkeypatch: pytest.MonkeyPatch, given: str, head_size: int, rate: float, there: bool, name: str
 ) -> None:
-    monkeypatch.setattr(attention, "has_triton", lambda dtype: there)
+    monkeypatch.setattr(attention, "can_call", lambda dtype: there)
     compute = ComputeConfig(attention=given)  # type: ignore[arg-type]
     assert implementation(compute, head_size, rate) is getattr(attention, name)
 
@@ -221,3 +222,20 @@ def test_a_plan_for_other_devices_takes_no_kernel_that_these_lack() -> None:
     compute = ComputeConfig(dtype="bfloat16", attention="triton", layer_norm="triton")
     expected = compute if has_triton("bfloat16") else ComputeConfig(dtype="bfloat16", attention="xla", layer_norm="xla")
     assert anywhere(compute) == expected
+
+
+def test_kernels_are_called_where_each_device_has_its_own_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "has_triton", lambda dtype: True)
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    seen = []
+    for devices in (1, 2):
+        monkeypatch.setattr(jax, "device_count", lambda devices=devices: devices)
+
+        def look(x: jax.Array) -> jax.Array:  # another each time, since what is traced once is not traced again
+            seen.append(can_call())
+            return x
+
+        with jax.set_mesh(mesh):
+            jax.jit(look).lower(1.0)
+            jax.jit(jax.shard_map(look, mesh=mesh, in_specs=P(), out_specs=P())).lower(1.0)
+    assert seen == [True, True, False, True]
