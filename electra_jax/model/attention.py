@@ -10,8 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from electra_jax.config import ComputeConfig, ElectraConfig
-from electra_jax.model.fused_attention import can_fuse, fused_attend
-from electra_jax.model.kernels import can_call
+from electra_jax.model.kernels import can_call, can_fuse
 from electra_jax.model.layers import Seed, barrier, keep_mask, layer_norm, linear
 from electra_jax.model.lookup import take_positions
 from electra_jax.model.residual import add_and_norm
@@ -134,10 +133,18 @@ def _cudnn(
     return jax.nn.dot_product_attention(query, key, value, mask=whole, implementation="cudnn")
 
 
+def _fused(
+    rate: float, query: Array, key: Array, value: Array, attended: Array, seed: Seed | None
+) -> Float[Array, "B L N D"]:
+    from electra_jax.model.triton.attention import fused_attend
+
+    return fused_attend(rate, query, key, value, attended, seed)
+
+
 def implementation(compute: ComputeConfig, head_size: int, rate: float) -> Callable[..., Float[Array, "B L N D"]]:
     """What `compute.attention` comes to here, for heads of this size and dropout of this rate."""
     if compute.attention == "cudnn" and rate == 0:
         return _cudnn
     if compute.attention == "xla" or not can_fuse(head_size):
         return attend
-    return fused_attend if compute.attention == "triton" or can_call(compute.dtype) else attend
+    return _fused if compute.attention == "triton" or can_call(compute.dtype) else attend

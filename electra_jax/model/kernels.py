@@ -1,18 +1,16 @@
-"""Who computes what could be left to XLA: `ComputeConfig.attention` and `.layer_norm` on the devices that are here."""
+"""Where kernels of the package's own, in `electra_jax.model.triton`, do what could be left to XLA.
 
-from collections.abc import Callable
+They are imported where they are called, and nowhere else: that takes a fifth of a second, of which a CPU has no use.
+"""
+
 from dataclasses import replace
-from typing import Any
 
 import jax
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton
 
 from electra_jax.config import ComputeConfig
 
-WARPS, STAGES = 4, 3
-"""A program's threads, over 32, and the loads that a loop of products is ahead: the best at heads of 64."""
 SINCE = 8.0  # compute capability of Ampere, the first with bfloat16
+LEAST_HEAD = 16  # of a product that Triton makes
 
 
 def has_triton(dtype: str) -> bool:
@@ -31,24 +29,13 @@ def can_call(dtype: str = "bfloat16") -> bool:
     return divided and has_triton(dtype)
 
 
+def can_fuse(head_size: int) -> bool:
+    """Whether attention's heads are of a size that a kernel takes."""
+    return head_size >= LEAST_HEAD and head_size & (head_size - 1) == 0
+
+
 def anywhere(compute: ComputeConfig) -> ComputeConfig:
     """`compute` without kernels that only some devices have, where these don't."""
     if has_triton(compute.dtype):
         return compute
     return replace(compute, attention="xla", layer_norm="xla")
-
-
-def call(
-    kernel: Callable, grid: tuple[int, ...], arrays: tuple, specs: tuple, outputs: tuple, output_specs: tuple
-) -> Any:
-    """`outputs`' shapes and dtypes, filled by `kernel` (a partial of its function); on a CPU interpreted, for tests."""
-    return pl.pallas_call(
-        kernel,
-        grid=grid,
-        in_specs=specs,
-        out_specs=output_specs,
-        out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in outputs],
-        compiler_params=triton.CompilerParams(num_warps=WARPS, num_stages=STAGES),
-        interpret=jax.default_backend() == "cpu",
-        name=kernel.func.__name__.strip("_"),  # type: ignore[attr-defined]
-    )(*arrays)

@@ -4,7 +4,6 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from electra_jax.config import ComputeConfig
-from electra_jax.model.fused_norm import fused_norm
 from electra_jax.model.kernels import can_call
 from electra_jax.model.layers import LayerNorm, Seed, dot_general, dropout
 
@@ -21,6 +20,8 @@ def add_and_norm(
     """norm(x + dropout(dense(y)))."""
     if compute.layer_norm == "xla" or (compute.layer_norm == "auto" and not can_call(compute.dtype)):
         return norm(x + dropout(dense(y), seed, rate))
+    from electra_jax.model.triton.norm import fused_norm
+
     product = dot_general(y, dense.kernel[...].astype(y.dtype))
     assert dense.bias is not None
     return fused_norm(norm.epsilon, rate, x, product, dense.bias[...], norm.scale[...], norm.bias[...], seed)

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import micro
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
@@ -14,11 +15,12 @@ from jax.sharding import PartitionSpec as P
 from electra_jax.config import ComputeConfig, ModelConfig, ObjectiveConfig, PretrainConfig, TowerConfig
 from electra_jax.model import attention, kernels, lookup
 from electra_jax.model.attention import attend, implementation
-from electra_jax.model.fused_attention import fused_attend
-from electra_jax.model.fused_norm import fused_norm
 from electra_jax.model.kernels import anywhere, can_call, has_triton
 from electra_jax.model.layers import dropout, normalize
-from electra_jax.model.lookup import add_by_id, sum_sorted, take_positions, take_rows
+from electra_jax.model.lookup import add_by_id, take_positions, take_rows
+from electra_jax.model.triton.attention import fused_attend
+from electra_jax.model.triton.norm import fused_norm
+from electra_jax.model.triton.sums import sum_sorted
 from electra_jax.objectives.calibration import BINS
 from electra_jax.objectives.masking import SpecialTokens
 from electra_jax.objectives.registry import OBJECTIVES
@@ -200,13 +202,13 @@ def test_on_a_gpu_nothing_is_added_up_as_threads_come(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("given", "head_size", "rate", "there", "name"),
     [
-        ("auto", 64, 0.1, True, "fused_attend"),
+        ("auto", 64, 0.1, True, "_fused"),
         ("auto", 64, 0.1, False, "attend"),
         ("auto", 24, 0.1, True, "attend"),
         ("xla", 64, 0.1, True, "attend"),
         ("triton", 24, 0.1, True, "attend"),
         ("cudnn", 64, 0.0, True, "_cudnn"),
-        ("cudnn", 64, 0.1, True, "fused_attend"),
+        ("cudnn", 64, 0.1, True, "_fused"),
         ("cudnn", 64, 0.1, False, "attend"),
     ],
 )
@@ -239,3 +241,8 @@ def test_kernels_are_called_where_each_device_has_its_own_rows(monkeypatch: pyte
             jax.jit(look).lower(1.0)
             jax.jit(jax.shard_map(look, mesh=mesh, in_specs=P(), out_specs=P())).lower(1.0)
     assert seen == [True, True, False, True]
+
+
+def test_a_cpu_does_without_the_kernels_modules() -> None:
+    code = "import sys, electra_jax.train.pretrain; print([name for name in sys.modules if 'pallas.triton' in name])"
+    assert micro.python("-c", code).stdout.strip() == "[]"

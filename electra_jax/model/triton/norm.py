@@ -1,7 +1,4 @@
-"""Dropout, residual and LayerNorm as a kernel each way, for GPUs: each row is read once, and sums stay in the kernel.
-
-Written in Pallas and compiled by Triton; XLA takes two passes over the rows forward, and five backward.
-"""
+"""Dropout, residual and LayerNorm as a kernel each way: XLA takes two passes over the rows forward, five backward."""
 
 from collections.abc import Callable
 from functools import partial
@@ -13,8 +10,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 from jaxtyping import Array, Float, UInt32
 
-from electra_jax.model.kernels import call
 from electra_jax.model.layers import Seed, keeps
+from electra_jax.model.triton.call import call
 
 BLOCK, ROWS = 4, 64
 """Positions that a program holds at a time, and those that it takes one after the other."""
@@ -56,7 +53,7 @@ def fused_norm(
     bias: Float[Array, " H"],
     seed: UInt32[Array, "B 2"] | None,
 ) -> Float[Array, "B L H"]:
-    """LayerNorm(x + dropout(y + y_bias)), in float32 inside. On a CPU it is interpreted, for tests."""
+    """LayerNorm(x + dropout(y + y_bias)), in float32 inside."""
     return _norm(epsilon, rate, x, y, y_bias, scale, bias, seed)[0]
 
 

@@ -1,6 +1,6 @@
-"""Self-attention as a kernel each way (Dao, 2023, FlashAttention-2), for GPUs: scores never reach their memory.
+"""Self-attention as a kernel each way (Dao, 2023, FlashAttention-2), whose scores never reach a GPU's memory.
 
-Written in Pallas and compiled by Triton. Its dropout is the package's own, whose mask is a function of a seed and an
+Its dropout is the package's own, whose mask is a function of a seed and an
 index: a kernel computes it again wherever it is needed, so that the same weights are dropped as by `attention.attend`.
 """
 
@@ -13,16 +13,12 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Bool, Float, Int8, UInt32
 
-from electra_jax.model.kernels import call
+from electra_jax.model.kernels import LEAST_HEAD
 from electra_jax.model.layers import Seed, keeps
+from electra_jax.model.triton.call import call
 
-BLOCK, WHOLE, BESIDE_WHOLE, LEAST = 64, 128, 32, 16
-"""Queries or keys in a block, the most queries that are left whole, the keys in a block then, and the least of all."""
-
-
-def can_fuse(head_size: int) -> bool:
-    """Whether heads are of a size that Triton's products take."""
-    return head_size >= LEAST and head_size == pl.next_power_of_2(head_size)
+BLOCK, WHOLE, BESIDE_WHOLE = 64, 128, 32
+"""Queries or keys in a block, the most queries that are left whole, and the keys in a block then."""
 
 
 class Shape(NamedTuple):
@@ -52,7 +48,7 @@ class Shape(NamedTuple):
 
 
 def _block(length: int) -> int:
-    return max(LEAST, pl.next_power_of_2(length))
+    return max(LEAST_HEAD, pl.next_power_of_2(length))
 
 
 class Inputs(NamedTuple):
@@ -74,7 +70,7 @@ def fused_attend(
     attended: Bool[Array, "B #L M"],
     seed: UInt32[Array, "B 2"] | None,
 ) -> Float[Array, "B L N D"]:
-    """`attention.attend`, to rounding, where D is a power of 2. On a CPU it is interpreted, for tests."""
+    """`attention.attend`, to rounding, where `kernels.can_fuse` takes D."""
     return _attend(rate, query, key, value, attended, seed)[0]
 
 

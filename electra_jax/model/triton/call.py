@@ -1,0 +1,27 @@
+"""How every kernel is called."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton
+
+WARPS, STAGES = 4, 3
+"""A program's threads, over 32, and the loads that a loop of products is ahead: the best at heads of 64."""
+
+
+def call(
+    kernel: Callable, grid: tuple[int, ...], arrays: tuple, specs: tuple, outputs: tuple, output_specs: tuple
+) -> Any:
+    """`outputs`' shapes and dtypes, filled by `kernel` (a partial of its function); on a CPU interpreted, for tests."""
+    return pl.pallas_call(
+        kernel,
+        grid=grid,
+        in_specs=specs,
+        out_specs=output_specs,
+        out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in outputs],
+        compiler_params=triton.CompilerParams(num_warps=WARPS, num_stages=STAGES),
+        interpret=jax.default_backend() == "cpu",
+        name=kernel.func.__name__.strip("_"),  # type: ignore[attr-defined]
+    )(*arrays)
