@@ -1,7 +1,7 @@
 """Self-attention as a kernel each way (Dao, 2023, FlashAttention-2), whose scores never reach a GPU's memory.
 
-Its dropout is the package's own, whose mask is a function of a seed and an index: a kernel computes it again wherever it
-is needed, so that the same weights are dropped as by `attention.attend`.
+Its dropout is the package's own, whose mask is a function of a seed and an index: a kernel computes it again wherever
+it is needed, so that the same weights are dropped as by `attention.attend`.
 """
 
 from collections.abc import Callable
