@@ -66,15 +66,13 @@ def cell_config(size: str, length: int, rows: int, device: Device, attention_dro
         raise UserError(f"lengths: {length} is too short for a pick in each row")
     if config.objective.disallow_correct or config.model.tie != "embeddings":
         raise UserError(f"sizes: {size} has an objective or ties that the contestants in PyTorch don't have")
-    on_cpu = device == "cpu"
-    compute = ComputeConfig(dtype="float32" if on_cpu else "bfloat16")
     return replace(
         config,
         accumulate=1,
         mesh=None,
         model=replace(config.model, attention_probs_dropout_prob=attention_dropout),
         optimizer=replace(config.optimizer, name="adamw"),
-        compute=compute,
+        compute=ComputeConfig(dtype="float32" if device == "cpu" else "bfloat16"),
     )
 
 

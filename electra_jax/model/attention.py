@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from electra_jax.config import ComputeConfig, ElectraConfig
-from electra_jax.model.kernels import can_call, can_fuse
+from electra_jax.model.kernels import can_fuse, chosen
 from electra_jax.model.layers import Seed, barrier, keep_mask, layer_norm, linear
 from electra_jax.model.lookup import take_positions
 from electra_jax.model.residual import add_and_norm
@@ -45,10 +45,9 @@ class SelfAttention(nnx.Module):
         query, key, value = self._heads(self.query(asking)), self._heads(self.key(x)), self._heads(self.value(x))
         rate = self.config.attention_probs_dropout_prob if weights_seed is not None else 0.0
         mix = implementation(self.compute, self.config.head_size, rate)
-        mixed = mix(rate, query, key, value, attended, weights_seed)
-        mixed = mixed.reshape(asking.shape)
-        rate = self.config.hidden_dropout_prob
-        return add_and_norm(self.norm, asking, self.output, mixed, output_seed, rate, self.compute)
+        mixed = mix(rate, query, key, value, attended, weights_seed).reshape(asking.shape)
+        hidden_rate = self.config.hidden_dropout_prob
+        return add_and_norm(self.norm, asking, self.output, mixed, output_seed, hidden_rate, self.compute)
 
     def _heads(self, x: Float[Array, "B L H"]) -> Float[Array, "B L N D"]:
         return x.reshape(*x.shape[:2], self.config.num_attention_heads, self.config.head_size)
@@ -145,6 +144,4 @@ def implementation(compute: ComputeConfig, head_size: int, rate: float) -> Calla
     """What `compute.attention` comes to here, for heads of this size and dropout of this rate."""
     if compute.attention == "cudnn" and rate == 0:
         return _cudnn
-    if compute.attention == "xla" or not can_fuse(head_size):
-        return attend
-    return _fused if compute.attention == "triton" or can_call(compute.dtype) else attend
+    return _fused if can_fuse(head_size) and chosen(compute.attention, compute.dtype) else attend

@@ -10,7 +10,7 @@ import jax
 from electra_jax.config import ComputeConfig
 
 SINCE = 8.0  # compute capability of Ampere, the first with bfloat16
-LEAST_HEAD = 16  # of a product that Triton makes
+LEAST = 16  # rows and columns of a product that Triton makes
 
 
 def has_triton(dtype: str) -> bool:
@@ -29,9 +29,14 @@ def can_call(dtype: str = "bfloat16") -> bool:
     return divided and has_triton(dtype)
 
 
+def chosen(choice: str, dtype: str) -> bool:
+    """Whether a setting of `ComputeConfig` comes to a kernel here: triton does, and all but xla where one can be."""
+    return choice == "triton" or (choice != "xla" and can_call(dtype))
+
+
 def can_fuse(head_size: int) -> bool:
     """Whether attention's heads are of a size that a kernel takes."""
-    return head_size >= LEAST_HEAD and head_size & (head_size - 1) == 0
+    return head_size >= LEAST and head_size & (head_size - 1) == 0
 
 
 def anywhere(compute: ComputeConfig) -> ComputeConfig:

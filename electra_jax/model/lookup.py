@@ -47,7 +47,7 @@ take_positions.defvjp(lambda x, positions: (take_positions(x, positions), (x, po
 
 def add_by_id(total: Float[Array, "V E"], ids: Int[Array, " T"], rows: Float[Array, "T E"]) -> Float[Array, "V E"]:
     """`total`, and to each of its entries the sum of the rows with that id."""
-    if jax.default_backend() == "cpu" or not can_call():  # on a CPU, no two threads add to one entry
+    if not can_call():  # on a CPU, no two threads add to one entry
         return total.at[ids].add(rows.astype(total.dtype))
     from electra_jax.model.triton.sums import sum_sorted
 

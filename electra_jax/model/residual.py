@@ -4,7 +4,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from electra_jax.config import ComputeConfig
-from electra_jax.model.kernels import can_call
+from electra_jax.model.kernels import chosen
 from electra_jax.model.layers import LayerNorm, Seed, dot_general, dropout
 
 
@@ -18,7 +18,7 @@ def add_and_norm(
     compute: ComputeConfig,
 ) -> Float[Array, "B L H"]:
     """norm(x + dropout(dense(y)))."""
-    if compute.layer_norm == "xla" or (compute.layer_norm == "auto" and not can_call(compute.dtype)):
+    if not chosen(compute.layer_norm, compute.dtype):
         return norm(x + dropout(dense(y), seed, rate))
     from electra_jax.model.triton.norm import fused_norm
 

@@ -215,7 +215,7 @@ def test_on_a_gpu_nothing_is_added_up_as_threads_come(monkeypatch: pytest.Monkey
 def test_who_computes_attention(
     monkeypatch: pytest.MonkeyPatch, given: str, head_size: int, rate: float, there: bool, name: str
 ) -> None:
-    monkeypatch.setattr(attention, "can_call", lambda dtype: there)
+    monkeypatch.setattr(kernels, "can_call", lambda dtype: there)
     compute = ComputeConfig(attention=given)  # type: ignore[arg-type]
     assert implementation(compute, head_size, rate) is getattr(attention, name)
 

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Bool, Float, Int8, UInt32
 
-from electra_jax.model.kernels import LEAST_HEAD
+from electra_jax.model.kernels import LEAST
 from electra_jax.model.layers import Seed, keeps
-from electra_jax.model.triton.call import call
+from electra_jax.model.triton.call import call, words
 
 BLOCK, WHOLE, BESIDE_WHOLE = 64, 128, 32
 """Queries or keys in a block, the most queries that are left whole, and the keys in a block then."""
@@ -48,7 +48,7 @@ class Shape(NamedTuple):
 
 
 def _block(length: int) -> int:
-    return max(LEAST_HEAD, pl.next_power_of_2(length))
+    return max(LEAST, pl.next_power_of_2(length))
 
 
 class Inputs(NamedTuple):
@@ -101,9 +101,8 @@ def _prepare(
     shape = Shape(0.0 if seed is None else rate, query.shape[1], key.shape[1], query.shape[3])
     rows = attended.astype(jnp.int8)
     rows = _fill(rows if rows.shape[1] == 1 else _fill(rows, shape.block_q), shape.block_k, axis=2)
-    words = jnp.zeros((len(query), 2), jnp.uint32) if seed is None else seed
     queries, keys, values = _fill(query, shape.block_q), _fill(key, shape.block_k), _fill(value, shape.block_k)
-    return shape, Inputs(queries, keys, values, rows, words)
+    return shape, Inputs(queries, keys, values, rows, words(seed, len(query)))
 
 
 def _fill(x: Array, block: int, axis: int = 1) -> Array:

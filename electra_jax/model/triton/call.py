@@ -4,11 +4,20 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
+from jaxtyping import Array, UInt32
+
+from electra_jax.model.layers import Seed
 
 WARPS, STAGES = 4, 3
 """A program's threads, over 32, and the loads that a loop of products is ahead: the best at heads of 64."""
+
+
+def words(seed: Seed | None, rows: int) -> UInt32[Array, "B 2"]:
+    """The seed; zeros, which nobody reads, where nothing is dropped."""
+    return jnp.zeros((rows, 2), jnp.uint32) if seed is None else seed
 
 
 def call(

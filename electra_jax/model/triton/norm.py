@@ -11,7 +11,7 @@ from jax.experimental.pallas import triton
 from jaxtyping import Array, Float, UInt32
 
 from electra_jax.model.layers import Seed, keeps
-from electra_jax.model.triton.call import call
+from electra_jax.model.triton.call import call, words
 
 BLOCK, ROWS = 4, 64
 """Positions that a program holds at a time, and those that it takes one after the other."""
@@ -60,12 +60,12 @@ def fused_norm(
 def _norm(
     epsilon: float, rate: float, x: Array, y: Array, y_bias: Array, scale: Array, bias: Array, seed: Seed | None
 ) -> tuple[Float[Array, "B L H"], tuple]:
-    shape, words = Shape(0.0 if seed is None else rate, epsilon, *x.shape[1:]), _words(seed, len(x))
+    shape = Shape(0.0 if seed is None else rate, epsilon, *x.shape[1:])
     rows, features, of_row = _specs(shape)
     out, total = call(
         partial(_forward_kernel, shape),
         (len(x), shape.programs),
-        (x, y, y_bias, scale, bias, words),
+        (x, y, y_bias, scale, bias, words(seed, len(x))),
         (rows, rows, features, features, features, of_row),
         (x, x),
         (rows, rows),
@@ -75,14 +75,14 @@ def _norm(
 
 def _backward(epsilon: float, rate: float, kept: tuple, g: Float[Array, "B L H"]) -> tuple:
     total, y_bias, scale, bias, seed = kept
-    shape, words = Shape(0.0 if seed is None else rate, epsilon, *g.shape[1:]), _words(seed, len(g))
+    shape = Shape(0.0 if seed is None else rate, epsilon, *g.shape[1:])
     rows, features, of_row = _specs(shape)
     sums = jax.ShapeDtypeStruct((len(g), shape.programs, shape.features), jnp.float32)
     of_program = pl.BlockSpec((None, None, shape.block[1]), lambda b, i: (b, i, 0))
     of_x, of_y, *of_features = call(
         partial(_backward_kernel, shape),
         (len(g), shape.programs),
-        (total, g, scale, words),
+        (total, g, scale, words(seed, len(g))),
         (rows, rows, features, of_row),
         (g, g, sums, sums, sums),
         (rows, rows, of_program, of_program, of_program),
@@ -92,10 +92,6 @@ def _backward(epsilon: float, rate: float, kept: tuple, g: Float[Array, "B L H"]
 
 
 fused_norm.defvjp(_norm, _backward)
-
-
-def _words(seed: Seed | None, rows: int) -> UInt32[Array, "B 2"]:
-    return jnp.zeros((rows, 2), jnp.uint32) if seed is None else seed
 
 
 def _specs(shape: Shape) -> tuple[pl.BlockSpec, pl.BlockSpec, pl.BlockSpec]:
