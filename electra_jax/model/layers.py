@@ -184,6 +184,7 @@ def dropout(x: Float[Array, "..."], seed: Seed | None, rate: float) -> Float[Arr
     return _dropout(rate, x, seed)
 
 
+@partial(jax.jit, static_argnums=(1, 2))  # traced once for all sites of one shape
 def keep_mask(seed: Seed, shape: tuple[int, ...], rate: float) -> Bool[Array, "..."]:
     """True with probability 1 - `rate`, independently for each element and each seed.
 

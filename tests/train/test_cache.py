@@ -1,5 +1,6 @@
 """Where compiled programs are kept, by default and where the user has said something else, and what XLA is told."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -9,7 +10,14 @@ from pathlib import Path
 import jax
 import pytest
 
-from electra_jax.train.cache import GPU_OPTIONS, SETTINGS, cache_folder, compiler_options, keep_compiled
+from electra_jax.train.cache import (
+    GPU_OPTIONS,
+    SETTINGS,
+    cache_folder,
+    compile_now,
+    compiler_options,
+    keep_compiled,
+)
 
 NAMES = ("jax_compilation_cache_dir", "jax_enable_compilation_cache", *SETTINGS)
 COMMAND = """
@@ -96,6 +104,26 @@ def test_commands_keep_what_they_compile_and_imports_change_nothing(
     run = subprocess.run([sys.executable, "-c", COMMAND], capture_output=True, text=True, check=True)
     assert run.stdout == f"{cache_folder()}\n"
     assert any(path.name.startswith("jit_step-") for path in cache_folder().iterdir())
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_garbage_is_left_alone_while_a_step_is_traced_and_no_longer(enabled: bool) -> None:
+    seen = []
+
+    def step(x: jax.Array, fails: bool) -> jax.Array:
+        seen.append(gc.isenabled())
+        return 2 * x if not fails else x["no such"]
+
+    before = gc.isenabled()
+    (gc.enable if enabled else gc.disable)()
+    try:
+        assert compile_now(jax.jit(step, static_argnums=1), 1.0, False)(1.0) == 2
+        assert gc.isenabled() == enabled
+        with pytest.raises(TypeError):
+            compile_now(jax.jit(step, static_argnums=1), 1.0, True)
+        assert (gc.isenabled(), seen) == (enabled, [False, False])
+    finally:
+        (gc.enable if before else gc.disable)()
 
 
 # --- options of the compiler --------------------------------------------------------------------------------------
