@@ -4,18 +4,12 @@ import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from rich.text import Text
+from scipy.special import expit
 
-from electra_jax.data.tokenizer import fitting, load_tokenizer
-from electra_jax.errors import UserError
-from electra_jax.files import can_be_made, is_unicode, write_text
-from electra_jax.hub.pretrained import Discriminator
-from electra_jax.hub.source import local_folder
+from electra_jax.files import can_be_made, write_text
+from electra_jax.finetuning.texts import read_texts
 
 LOUD = 0.5
 """Probability above which a token is taken for a replaced one."""
@@ -56,32 +50,9 @@ def detect(model: str | Path, texts: Sequence[str]) -> list[Detected]:
 
     Raises UserError where there is no discriminator, and for a text that is empty or longer than the model's positions.
     """
-    folder = local_folder(model)
-    discriminator = Discriminator.from_pretrained(folder)
-    tokenizer = fitting(load_tokenizer(folder), discriminator.config.vocab_size, model)
-    return [_detect(discriminator, tokenizer, text) for text in texts]
-
-
-def _detect(discriminator: Discriminator, tokenizer: object, text: str) -> Detected:
-    encoding = encode(discriminator, tokenizer, text)
-    probabilities = np.asarray(jax.nn.sigmoid(discriminator(jnp.array([encoding.ids]))))[0]
-    inside = slice(1, -1)
-    return Detected(
-        text, tuple(encoding.tokens[inside]), tuple(probabilities[inside].tolist()), tuple(encoding.offsets[inside])
-    )
-
-
-def encode(discriminator: Discriminator, tokenizer: object, text: str) -> Any:
-    """The text as `tokenizers` encodes it, [CLS] to [SEP]; raises UserError where it's empty, too long or no UTF-8."""
-    if not is_unicode(text):
-        raise UserError(f"the text: {text!a} is not UTF-8; convert it")
-    encoding = tokenizer(text, verbose=False).encodings[0]  # type: ignore[operator]
-    positions = discriminator.config.max_position_embeddings
-    if len(encoding.ids) == 2:
-        raise UserError("the text: is empty; give some words")
-    if len(encoding.ids) > positions:
-        raise UserError(f"the text: has {len(encoding.ids)} tokens, and the model {positions} positions; divide it")
-    return encoding
+    return [
+        Detected(one.text, one.tokens, tuple(expit(one.logits).tolist()), one.spans) for one in read_texts(model, texts)
+    ]
 
 
 def coloured(found: Detected) -> Text:

@@ -23,6 +23,7 @@ from electra_jax.finetuning.buckets import eval_plans, fixed_buckets
 from electra_jax.finetuning.examples import Example, Feature, collate
 from electra_jax.finetuning.task import Prediction, Task, TaskSettings
 from electra_jax.finetuning.tasks import TASKS, task_of
+from electra_jax.finetuning.texts import check_several
 from electra_jax.hub.configs import HEAD_OUTPUTS, TaskHead
 from electra_jax.hub.folders import read_task_model, write_model
 from electra_jax.hub.source import TASK_FILE, local_folder
@@ -187,8 +188,10 @@ class Classifier(FineTuned):
         """For each text (with its pair, where the model was trained on pairs) the label and every probability.
 
         {"predicted": "good", "probability": 0.9, "probability_bad": 0.1, "probability_good": 0.9}; for several labels
-        "predicted" is a list, for a regression it is a number. Raises UserError for an empty text.
+        "predicted" is a list, for a regression it is a number. Raises UserError for an empty text, TypeError for one
+        text in place of several.
         """
+        check_several(texts)
         columns = self.task.settings.text
         given = [texts] if pairs is None else [texts, pairs]
         if len(given) != len(columns) or self.task.name not in ("classification", "regression"):

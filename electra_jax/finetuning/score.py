@@ -4,14 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jax.numpy as jnp
-import numpy as np
-
-from electra_jax.data.tokenizer import fitting, load_tokenizer
 from electra_jax.errors import UserError
-from electra_jax.finetuning.detect import encode
+from electra_jax.finetuning.texts import read_texts
 from electra_jax.hub.configs import FILE_NAME, read_objective
-from electra_jax.hub.pretrained import Discriminator
 from electra_jax.hub.source import local_folder
 
 
@@ -40,12 +35,4 @@ def score(model: str | Path, texts: Sequence[str]) -> list[Score]:
     if objective != "electric":
         found = f"pretraining_objective is {objective}" if objective else "has no pretraining_objective"
         raise UserError(f"{folder / FILE_NAME}: {found}; only a discriminator of electric scores texts")
-    discriminator = Discriminator.from_pretrained(folder)
-    tokenizer = fitting(load_tokenizer(folder), discriminator.config.vocab_size, model)
-    return [_score(discriminator, tokenizer, text) for text in texts]
-
-
-def _score(discriminator: Discriminator, tokenizer: object, text: str) -> Score:
-    encoding = encode(discriminator, tokenizer, text)
-    energies = np.asarray(discriminator(jnp.array([encoding.ids])))[0, 1:-1]
-    return Score(text, tuple(encoding.tokens[1:-1]), tuple((-energies).tolist()))
+    return [Score(one.text, one.tokens, tuple((-one.logits).tolist())) for one in read_texts(folder, texts)]

@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import jax
 import micro
 import numpy as np
 import pytest
@@ -190,6 +191,36 @@ def test_probabilities_are_those_of_the_discriminator(pretrained: Path) -> None:
     assert found.tokens == ("the", "quick", "fox", "&", "dogs")
     np.testing.assert_allclose(found.probabilities, expected, atol=1e-6)
     assert [found.text[start:stop] for start, stop in found.spans] == ["The", "quick", "fox", "&", "dogs"]
+
+
+def test_many_texts_are_read_as_each_alone_by_few_programs(pretrained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = set()
+    call = Discriminator.__call__
+
+    def noting(self: Discriminator, ids: jax.Array, mask: jax.Array) -> jax.Array:
+        shapes.add(ids.shape)
+        return call(self, ids, mask)
+
+    monkeypatch.setattr(Discriminator, "__call__", noting)
+    texts = [" ".join(["the fox", "& two dogs"][i % 2] for i in range(words)) for words in (*range(1, 13),) * 3]
+    together = detect(pretrained, texts)
+    assert shapes == {(32, 48), (4, 48)}  # of 36 texts that have 4 to 44 tokens
+    for text, found in list(zip(texts, together, strict=True))[:12]:
+        (alone,) = detect(pretrained, [text])
+        assert (found.text, found.tokens, found.spans) == (text, alone.tokens, alone.spans)
+        np.testing.assert_allclose(found.probabilities, alone.probabilities, atol=1e-6)
+
+
+def test_of_many_texts_the_bad_one_is_named(pretrained: Path) -> None:
+    with pytest.raises(UserError, match=r"^text 2: is empty"):
+        detect(pretrained, ["a fox", "", "two dogs"])
+
+
+def test_one_text_is_not_taken_for_its_characters(pretrained: Path, learnt: FinetuneConfig) -> None:
+    with pytest.raises(TypeError, match=r"^texts: 'a fox' is one text; give a list of texts"):
+        detect(pretrained, "a fox")
+    with pytest.raises(TypeError, match=r"^texts: 'a fox' is one text"):
+        Classifier.from_pretrained(learnt.out)("a fox")
 
 
 def test_the_coloured_text_is_the_text(pretrained: Path) -> None:
