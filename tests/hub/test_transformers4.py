@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import venv
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from tiny import CONFIGS
 from electra_jax.data.tokenizer import load_tokenizer
 from electra_jax.finetuning.model import FineTuned
 from electra_jax.finetuning.task import TaskSettings
-from electra_jax.finetuning.tasks import task_of
+from electra_jax.finetuning.tasks import SHORTEST, task_of
 from electra_jax.hub.configs import TaskHead
 from electra_jax.hub.folders import write_model
 from electra_jax.hub.pretrained import Discriminator, Generator
@@ -82,9 +83,10 @@ def test_an_exported_folder_loads(
 
 
 def test_a_fine_tuned_folder_loads(python: Path, tokenizer_folder: Path, tmp_path: Path) -> None:
-    config, head = CONFIGS["discriminator"], TaskHead("sequence", ("bad", "good"), "single_label_classification")
+    config = replace(CONFIGS["discriminator"], max_position_embeddings=SHORTEST)
+    head = TaskHead("sequence", ("bad", "good"), "single_label_classification")
     params = nnx.to_pure_dict(nnx.state(TaskModel(config, "sequence", 2, rngs=nnx.Rngs(0)), nnx.Param))
-    settings = TaskSettings("classification", ("text",), ("label",), labels=head.labels)
+    settings = TaskSettings("classification", ("text",), ("label",), labels=head.labels, length=SHORTEST)
     model = FineTuned(config, params, task_of(settings, load_tokenizer(tokenizer_folder), config))
     model.save_pretrained(tmp_path / "model")
     result = load(python, tmp_path / "model", "ElectraForSequenceClassification")
