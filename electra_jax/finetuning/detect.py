@@ -48,7 +48,8 @@ class Detected:
 def detect(model: str | Path, texts: Sequence[str]) -> list[Detected]:
     """What the discriminator in a folder, or of that name on the hub, says of every token of each text.
 
-    Raises UserError where there is no discriminator, and for a text that is empty or longer than the model's positions.
+    Raises UserError where there is no discriminator, and for a text that is empty or longer than the model's positions;
+    TypeError for one text in place of several.
     """
     return [
         Detected(one.text, one.tokens, tuple(expit(one.logits).tolist()), one.spans) for one in read_texts(model, texts)

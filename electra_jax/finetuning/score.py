@@ -28,7 +28,8 @@ def score(model: str | Path, texts: Sequence[str]) -> list[Score]:
     """The pseudo-log-likelihood of each text, by the Electric model in a folder, or of that name on the hub.
 
     One pass over a text, where a masked language model takes one for each token. Raises UserError for a model of
-    another objective, and for a text that is empty or longer than the model's positions.
+    another objective, and for a text that is empty or longer than the model's positions; TypeError for one text in
+    place of several.
     """
     folder = local_folder(model)
     objective = read_objective(folder)
