@@ -132,16 +132,12 @@ def _cudnn(
     return jax.nn.dot_product_attention(query, key, value, mask=whole, implementation="cudnn")
 
 
-def _fused(
-    rate: float, query: Array, key: Array, value: Array, attended: Array, seed: Seed | None
-) -> Float[Array, "B L N D"]:
-    from electra_jax.model.triton.attention import fused_attend
-
-    return fused_attend(rate, query, key, value, attended, seed)
-
-
 def implementation(compute: ComputeConfig, head_size: int, rate: float) -> Callable[..., Float[Array, "B L N D"]]:
     """What `compute.attention` comes to here, for heads of this size and dropout of this rate."""
     if compute.attention == "cudnn" and rate == 0:
         return _cudnn
-    return _fused if can_fuse(head_size) and chosen(compute.attention, compute.dtype) else attend
+    if not (can_fuse(head_size) and chosen(compute.attention, compute.dtype)):
+        return attend
+    from electra_jax.model.triton.attention import fused_attend
+
+    return fused_attend

@@ -200,24 +200,24 @@ def test_on_a_gpu_nothing_is_added_up_as_threads_come(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(
-    ("given", "head_size", "rate", "there", "name"),
+    ("given", "head_size", "rate", "there", "computes"),
     [
-        ("auto", 64, 0.1, True, "_fused"),
-        ("auto", 64, 0.1, False, "attend"),
-        ("auto", 24, 0.1, True, "attend"),
-        ("xla", 64, 0.1, True, "attend"),
-        ("triton", 24, 0.1, True, "attend"),
-        ("cudnn", 64, 0.0, True, "_cudnn"),
-        ("cudnn", 64, 0.1, True, "_fused"),
-        ("cudnn", 64, 0.1, False, "attend"),
+        ("auto", 64, 0.1, True, fused_attend),
+        ("auto", 64, 0.1, False, attend),
+        ("auto", 24, 0.1, True, attend),
+        ("xla", 64, 0.1, True, attend),
+        ("triton", 24, 0.1, True, attend),
+        ("cudnn", 64, 0.0, True, attention._cudnn),
+        ("cudnn", 64, 0.1, True, fused_attend),
+        ("cudnn", 64, 0.1, False, attend),
     ],
 )
 def test_who_computes_attention(
-    monkeypatch: pytest.MonkeyPatch, given: str, head_size: int, rate: float, there: bool, name: str
+    monkeypatch: pytest.MonkeyPatch, given: str, head_size: int, rate: float, there: bool, computes: Callable
 ) -> None:
     monkeypatch.setattr(kernels, "can_call", lambda dtype: there)
     compute = ComputeConfig(attention=given)  # type: ignore[arg-type]
-    assert implementation(compute, head_size, rate) is getattr(attention, name)
+    assert implementation(compute, head_size, rate) is computes
 
 
 def test_a_plan_for_other_devices_takes_no_kernel_that_these_lack() -> None:
