@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+BATCH_SIZE = 32
+"""Of what is read after training."""
 MOST_BUCKETS = 12
 PADDING = 0.06
 """Share of padding at which no more buckets are wanted."""

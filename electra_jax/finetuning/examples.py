@@ -50,6 +50,12 @@ class EmptyFieldError(UserError):
     """A row whose text or label is empty, which may be left out."""
 
 
+def check_several(texts: Sequence[str]) -> None:
+    """Raise TypeError for a text, whose characters would each be taken for one."""
+    if isinstance(texts, str):
+        raise TypeError(f"texts: {texts[:20]!r} is one text; give a list of texts")
+
+
 def text_of(record: Record, column: str) -> str:
     """A column's text. Raises EmptyFieldError where there is none, UserError where it is no text."""
     value = record.get(column)

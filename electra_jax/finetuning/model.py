@@ -19,11 +19,10 @@ from electra_jax.data.records import Record
 from electra_jax.data.tokenizer import fitting, load_tokenizer, max_length, save_tokenizer
 from electra_jax.errors import UserError
 from electra_jax.files import new_folder
-from electra_jax.finetuning.buckets import eval_plans, fixed_buckets
-from electra_jax.finetuning.examples import Example, Feature, collate
+from electra_jax.finetuning.buckets import BATCH_SIZE, eval_plans, fixed_buckets
+from electra_jax.finetuning.examples import Example, Feature, check_several, collate
 from electra_jax.finetuning.task import Prediction, Task, TaskSettings
 from electra_jax.finetuning.tasks import TASKS, task_of
-from electra_jax.finetuning.texts import check_several
 from electra_jax.hub.configs import HEAD_OUTPUTS, TaskHead
 from electra_jax.hub.folders import read_task_model, write_model
 from electra_jax.hub.source import TASK_FILE, local_folder
@@ -35,7 +34,6 @@ from electra_jax.train.optimizer import Params
 from electra_jax.train.sharding import by_row, make_mesh, put_batch, replicated
 from electra_jax.train.step import read_tokens
 
-BATCH_SIZE = 32
 USUAL_TASK: dict[HeadKind, TaskName] = {
     "sequence": "classification",
     "token": "tagging",

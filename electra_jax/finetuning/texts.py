@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 from tokenizers import Encoding
@@ -12,12 +11,11 @@ from tokenizers import Encoding
 from electra_jax.data.tokenizer import fitting, load_tokenizer
 from electra_jax.errors import UserError
 from electra_jax.files import is_unicode
-from electra_jax.finetuning.buckets import eval_plans, fixed_buckets
+from electra_jax.finetuning.buckets import BATCH_SIZE, eval_plans, fixed_buckets
+from electra_jax.finetuning.examples import Feature, check_several, collate, sequence_of
 from electra_jax.hub.pretrained import Discriminator
 from electra_jax.hub.source import local_folder
-
-MOST_ROWS = 32
-"""In a batch."""
+from electra_jax.train.step import read_tokens
 
 
 class Reading(NamedTuple):
@@ -53,12 +51,6 @@ def read_texts(model: str | Path, texts: Sequence[str]) -> list[Reading]:
     ]
 
 
-def check_several(texts: Sequence[str]) -> None:
-    """Raise TypeError for a text, whose characters would each be taken for one."""
-    if isinstance(texts, str):
-        raise TypeError(f"texts: {texts[:20]!r} is one text; give a list of texts")
-
-
 def _encode(tokenizer: object, text: str, positions: int, name: str) -> Encoding:
     """The text as `tokenizers` encodes it, [CLS] to [SEP]."""
     if not is_unicode(text):
@@ -75,11 +67,10 @@ def _logits(
     discriminator: Discriminator, encodings: Sequence[Encoding]
 ) -> Iterator[tuple[int, Float[np.ndarray, " L"]]]:
     """The number of each text, and the logits of its tokens, [CLS] and [SEP] too."""
-    lengths = np.array([len(encoding.ids) for encoding in encodings], int)
-    for plan in eval_plans(lengths, fixed_buckets(discriminator.config.max_position_embeddings), MOST_ROWS):
+    features = [Feature((ids,), (first_length,)) for ids, first_length in map(sequence_of, encodings)]
+    lengths = np.array([feature.length for feature in features], int)
+    for plan in eval_plans(lengths, fixed_buckets(discriminator.config.max_position_embeddings), BATCH_SIZE):
         rows = 1 << (len(plan.indices) - 1).bit_length()  # few of these too
-        ids, mask = np.zeros((2, rows, plan.length), np.int32)
-        for row, i in enumerate(plan.indices):
-            ids[row, : lengths[i]], mask[row, : lengths[i]] = encodings[i].ids, 1
-        logits = np.asarray(discriminator(jnp.asarray(ids), jnp.asarray(mask)))
+        tokens = read_tokens(collate([features[i] for i in plan.indices], rows, plan.length))
+        logits = np.asarray(discriminator(tokens.ids, tokens.mask))
         yield from ((int(i), logits[row, : lengths[i]]) for row, i in enumerate(plan.indices))
