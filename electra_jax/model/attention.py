@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from electra_jax.config import ComputeConfig, ElectraConfig
 from electra_jax.model.kernels import can_fuse, chosen
-from electra_jax.model.layers import Seed, barrier, keep_mask, layer_norm, linear
+from electra_jax.model.layers import Seed, barrier, keep_mask, layer_norm, linear, products
 from electra_jax.model.lookup import take_positions
 from electra_jax.model.residual import add_and_norm
 
@@ -37,19 +37,27 @@ class SelfAttention(nnx.Module):
 
         From `positions` alone, where they are given.
         """
-        asking = x
-        if positions is not None:
-            asking = take_positions(x, positions)
-            if attended.shape[1] > 1:
-                attended = jnp.take_along_axis(attended, positions[..., None], axis=1)
-        query, key, value = self._heads(self.query(asking)), self._heads(self.key(x)), self._heads(self.value(x))
+        projections = self.query, self.key, self.value
+        kernels = tuple(dense.kernel[...].astype(x.dtype) for dense in projections)
+        biases = [dense.bias[...] for dense in projections]  # type: ignore[index]
+        # What all keys have in common adds the same to all scores of a query, of which a softmax sees nothing.
+        biases[1] = jax.lax.stop_gradient(biases[1])
         rate = self.config.attention_probs_dropout_prob if weights_seed is not None else 0.0
         mix = implementation(self.compute, self.config.head_size, rate)
-        mixed = mix(rate, query, key, value, attended, weights_seed).reshape(asking.shape)
+        if positions is None:
+            joined = mix not in (attend, _cudnn)
+            (query, key, value), asking = products(joined, x, kernels)
+        else:
+            (query,), asking = products(False, take_positions(x, positions), kernels[:1])
+            (key, value), _ = products(False, x, kernels[1:])
+            if attended.shape[1] > 1:
+                attended = jnp.take_along_axis(attended, positions[..., None], axis=1)
+        mixed = mix(rate, *map(self._heads, (query, key, value), biases), attended, weights_seed).reshape(asking.shape)
         hidden_rate = self.config.hidden_dropout_prob
         return add_and_norm(self.norm, asking, self.output, mixed, output_seed, hidden_rate, self.compute)
 
-    def _heads(self, x: Float[Array, "B L H"]) -> Float[Array, "B L N D"]:
+    def _heads(self, x: Float[Array, "B L H"], bias: Float[Array, " H"]) -> Float[Array, "B L N D"]:
+        x = x + bias.astype(x.dtype)
         return x.reshape(*x.shape[:2], self.config.num_attention_heads, self.config.head_size)
 
 

@@ -4,6 +4,7 @@ Axes, here and in every signature of the package: B batch, L length, H hidden, N
 F feed-forward, E embedding, K picks a row, V vocabulary.
 """
 
+import math
 from functools import partial
 from typing import Any
 
@@ -55,6 +56,9 @@ def barrier(x: Any) -> Any:
 
 # --- matrix products ----------------------------------------------------------------------------------------------
 
+BLOCK, PROCESSORS = 128, 128
+"""Rows and columns that one of a GPU's processors computes at a time of a product, and about how many it has."""
+
 
 def dot_general(
     x: Float[Array, "... size"], kernel: Float[Array, "size features"], *dimension_numbers: Any, **options: Any
@@ -77,7 +81,18 @@ def _product_backward(
 
 def transposed_product(x: Float[Array, "rows size"], g: Float[Array, "rows features"]) -> Float[Array, "size features"]:
     """x.T @ g. On CPU, XLA transposes an operand for it in memory, and takes the larger one as often as not."""
-    return jax.lax.platform_dependent(x, g, cpu=_transposing_the_smaller, default=lambda x, g: x.T @ g)
+    return jax.lax.platform_dependent(x, g, cpu=_transposing_the_smaller, default=in_parts)
+
+
+def in_parts(x: Float[Array, "rows size"], g: Float[Array, "rows features"]) -> Float[Array, "size features"]:
+    """x.T @ g as a sum over parts of the rows, so many as keep a GPU's processors busy: cuBLAS leaves most without work
+    where the result has few blocks."""
+    blocks = -(-x.shape[1] // BLOCK) * -(-g.shape[1] // BLOCK)
+    parts = math.gcd(len(x), 2 ** int(math.log2(max(1, PROCESSORS // blocks))))
+    if parts == 1:
+        return x.T @ g
+    x, g = (a.reshape(parts, -1, a.shape[1]) for a in (x, g))
+    return jnp.einsum("prm,prn->pmn", x, g, preferred_element_type=jnp.float32).sum(0).astype(x.dtype)
 
 
 def _transposing_the_smaller(x: Array, g: Array) -> Array:
@@ -87,6 +102,42 @@ def _transposing_the_smaller(x: Array, g: Array) -> Array:
 
 
 _product.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _product_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def products(
+    joined: bool, x: Float[Array, "B L size"], kernels: tuple[Float[Array, "size H"], ...]
+) -> tuple[tuple[Float[Array, "B L H"], ...], Float[Array, "B L size"]]:
+    """x @ kernel for each; and x itself, for what else reads it.
+
+    All of x's gradient is so added up here, a product at a time. `joined` makes one product of them, which is quicker
+    where the kernels' gradients come as slices of one array, as `fused_attend` has them.
+    """
+    return tuple(dot_general(x, kernel) for kernel in kernels), x
+
+
+def _products_backward(
+    joined: bool, kept: tuple[Array, tuple[Array, ...]], gs: tuple[tuple[Array, ...], Array]
+) -> tuple[Array, tuple[Array, ...]]:
+    (x, kernels), (of_products, total) = kept, gs
+    if joined:
+        of_product = jnp.stack(of_products, -2).reshape(*x.shape[:-1], -1)
+        total, of_kernel = _add_gradient(x, jnp.concatenate(kernels, 1), of_product, total)
+        return total, tuple(jnp.split(of_kernel, len(kernels), 1))
+    of_kernels = []
+    for kernel, g in zip(reversed(kernels), reversed(of_products), strict=True):
+        total, of_kernel = _add_gradient(x, kernel, g, total)
+        of_kernels.append(of_kernel)
+    return total, tuple(reversed(of_kernels))
+
+
+def _add_gradient(x: Array, kernel: Array, g: Array, total: Array) -> tuple[Array, Array]:
+    """The gradient of x with `total`, and the kernel's."""
+    of_x, of_kernel = _product_backward((x.reshape(-1, x.shape[-1]), kernel), g.reshape(-1, g.shape[-1]))
+    return of_x.reshape(x.shape) + total, of_kernel  # in this order: cuBLAS then adds the second to its product
+
+
+products.defvjp(lambda joined, x, kernels: (products(joined, x, kernels), (x, kernels)), _products_backward)
 
 
 # --- layer norm ---------------------------------------------------------------------------------------------------
@@ -176,7 +227,7 @@ gelu.defvjp(lambda x: (_gelu(x), x), _gelu_backward)
 def dropout(x: Float[Array, "..."], seed: Seed | None, rate: float) -> Float[Array, "..."]:
     """Zero each element with probability `rate`, and scale the others by 1 / (1 - rate); x itself without a seed.
 
-    The mask is a hash of the element's index, which costs a hundredth of drawing it with threefry, is the same bits
+    The mask is a hash of the element's place, which costs a hundredth of drawing it with threefry, is the same bits
     however the array is sharded, and is computed again in the backward pass rather than stored.
     """
     if seed is None or rate == 0:
@@ -186,19 +237,27 @@ def dropout(x: Float[Array, "..."], seed: Seed | None, rate: float) -> Float[Arr
 
 @partial(jax.jit, static_argnums=(1, 2))  # traced once for all sites of one shape
 def keep_mask(seed: Seed, shape: tuple[int, ...], rate: float) -> Bool[Array, "..."]:
-    """True with probability 1 - `rate`, independently for each element and each seed.
+    """True with probability 1 - `rate`, independently for each element and each seed."""
+    *leading, length = shape[seed.ndim - 1 :]  # of one row, where each has a seed
+    line = jax.lax.iota(jnp.uint32, int(np.prod(leading))).reshape(*leading, 1)
+    first, second = (seed[..., i].reshape(*seed.shape[:-1], *[1] * line.ndim) for i in (0, 1))
+    column = jax.lax.iota(jnp.uint32, length)
+    return keeps(odd_words(line, first), odd_words(column, second), rate)
 
-    Both words of the seed are mixed in: with one, the masks of two seeds would be permutations of each other.
+
+def keeps(lines: UInt32[Array, "..."], columns: UInt32[Array, "..."], rate: float) -> Bool[Array, "..."]:
+    """`keep_mask` where lines and columns meet, by their words.
+
+    The product of two odd words is a random word: of two elements independent of each other, and of any number in one
+    line, or in one column, since an odd factor maps the odd words onto each other.
     """
-    inside = shape[seed.ndim - 1 :]  # one row, where each has a seed
-    index = jax.lax.iota(jnp.uint32, int(np.prod(inside))).reshape(inside)
-    first, second = (seed[..., i].reshape(*seed.shape[:-1], *[1] * len(inside)) for i in (0, 1))
-    return keeps(index, first, second, rate)
+    return lines * columns >= jnp.uint32(rate * 2**32)
 
 
-def keeps(index: UInt32[Array, "..."], first: UInt32[Array, "..."], second: UInt32[Array, "..."], rate: float) -> Array:
-    """`keep_mask` at each index of a row, by the words of its seed."""
-    return _mix(_mix(index ^ first) + second) >= jnp.uint32(rate * 2**32)
+def odd_words(places: UInt32[Array, "..."], seed: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
+    """A random odd word for each line of an array (what runs along its last axis), by its number and the first word of
+    a seed; or for each place in a line, by the second."""
+    return _mix(places ^ seed) | 1
 
 
 def _mix(h: UInt32[Array, "..."]) -> UInt32[Array, "..."]:

@@ -61,9 +61,8 @@ def random_arrays(*shapes: tuple[int, ...]) -> list[jax.Array]:
 @pytest.fixture(autouse=True)
 def exactly() -> Iterator[None]:
     """Products of float32 in float32, on a GPU too."""
-    jax.config.update("jax_default_matmul_precision", "highest")
-    yield
-    jax.config.update("jax_default_matmul_precision", None)
+    with jax.default_matmul_precision("highest"):
+        yield
 
 
 # queries, keys, heads and their width; whether each query has a mask of its own: one block of each, a block of queries
@@ -91,7 +90,7 @@ def test_fused_attention_is_attention(sizes: tuple[int, int, int, int, bool], ra
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=3e-6)
 
 
-@pytest.mark.parametrize("sizes", [(64, 32), (130, 48), (3, 100)])
+@pytest.mark.parametrize("sizes", [(64, 32), (130, 48), (3, 100), (7, 520)])
 @pytest.mark.parametrize("rate", [0.0, 0.25])
 def test_fused_norm_is_dropout_residual_and_layer_norm(sizes: tuple[int, int], rate: float) -> None:
     length, features = sizes

@@ -11,10 +11,11 @@ from scipy.stats import norm
 from electra_jax.config import ComputeConfig, ElectraConfig
 from electra_jax.model.attention import attend
 from electra_jax.model.encoder import Encoder
-from electra_jax.model.layers import dot_general, dropout, gelu, keep_mask, normalize
+from electra_jax.model.layers import dot_general, dropout, gelu, in_parts, keep_mask, normalize, products
 from electra_jax.train.step import step_key
 
 X = np.linspace(-10, 10, 4001)
+SQUARE = 512, 512
 SIZE = 2**18
 SIGMAS = 5
 
@@ -24,7 +25,7 @@ def seed_of(number: int) -> jax.Array:
 
 
 def mask_of(*words: int, rate: float = 0.1) -> np.ndarray:
-    return np.asarray(keep_mask(jnp.array(words, jnp.uint32), (SIZE,), rate))
+    return np.asarray(keep_mask(jnp.array(words, jnp.uint32), SQUARE, rate)).ravel()
 
 
 def correlation_in_sigmas(a: np.ndarray, b: np.ndarray) -> float:
@@ -81,6 +82,25 @@ def test_the_gradients_of_a_product(size: int, features: int) -> None:
     assert_same_gradients(dot_general, jnp.matmul, *normals((3, 4, size), (size, features)))
 
 
+@pytest.mark.parametrize("sizes", [(96, 5, 7), (96, 300, 7), (7, 5, 7), (64, 1500, 1500)])
+def test_a_product_in_parts_is_the_product(sizes: tuple[int, int, int]) -> None:
+    rows, size, features = sizes
+    x, g = normals((rows, size), (rows, features))
+    np.testing.assert_allclose(in_parts(x, g), x.T @ g, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_the_gradients_of_products_of_the_same(joined: bool) -> None:
+    def ours(x: jax.Array, *kernels: jax.Array) -> jax.Array:
+        (first, second), x = products(joined, x, kernels)
+        return jnp.concatenate([first, second * first, x], -1)
+
+    def definition(x: jax.Array, first: jax.Array, second: jax.Array) -> jax.Array:
+        return jnp.concatenate([x @ first, (x @ second) * (x @ first), x], -1)
+
+    assert_same_gradients(ours, definition, *normals((3, 4, 5), (5, 7), (5, 7)))
+
+
 def test_the_gradients_of_a_layer_norm() -> None:
     def definition(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
         return (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-12) * scale + bias
@@ -111,7 +131,7 @@ def test_dropout_drops_at_its_rate(rate: float) -> None:
     deviation = (rate * (1 - rate) / SIZE) ** 0.5
 
     for number in range(8):
-        dropped = 1 - np.asarray(keep_mask(seed_of(number), (SIZE,), rate)).mean()
+        dropped = 1 - np.asarray(keep_mask(seed_of(number), SQUARE, rate)).mean()
         assert abs(dropped - rate) < SIGMAS * deviation, number
 
 
@@ -144,10 +164,10 @@ def test_dropout_keeps_bfloat16() -> None:
     assert dropout(jnp.ones(8, jnp.bfloat16), seed_of(0), 0.1).dtype == jnp.bfloat16
 
 
-@pytest.mark.parametrize("lag", [1, 2, 3, 4, 8, 16, 64, 127, 128, 256, 768, 1024, 4096, 2**15, 2**16])
+@pytest.mark.parametrize("lag", [1, 2, 3, 4, 8, 16, 64, 127, 256, 511, 512, 513, 768, 1024, 4096, 2**15, 2**16])
 def test_neighbours_are_dropped_independently(lag: int) -> None:
     for number in range(4):
-        mask = np.asarray(keep_mask(seed_of(number), (SIZE,), 0.1))
+        mask = mask_of(*seed_of(number).tolist())
         assert correlation_in_sigmas(mask[:-lag], mask[lag:]) < SIGMAS, number
 
 
@@ -157,17 +177,41 @@ def test_seeds_that_differ_a_little_give_independent_masks(near: tuple[int, int]
 
 
 def test_drawn_seeds_give_independent_masks() -> None:
-    masks = [np.asarray(keep_mask(seed_of(number), (SIZE,), 0.1)) for number in range(8)]
+    masks = [mask_of(*seed_of(number).tolist()) for number in range(8)]
 
     for one, other in combinations(masks, 2):
         assert correlation_in_sigmas(one, other) < SIGMAS
 
 
-def test_the_masks_of_two_seeds_are_no_permutations_of_each_other() -> None:
-    index = np.arange(SIZE)
-    shuffled = mask_of(9, 1000)[index ^ (9 ^ 700)]  # what would undo the first word, were it the only one
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+@pytest.mark.parametrize("along", ["lines", "columns"])
+def test_every_pattern_of_neighbours_is_as_frequent_as_its_chance(rate: float, along: str) -> None:
+    """Of six in a row; a line of multiples, which also passes every test of pairs, misses by thousands of sigmas."""
+    kept_in_pattern = np.array([number.bit_count() for number in range(64)])
+    chances = (1 - rate) ** kept_in_pattern * rate ** (6 - kept_in_pattern)
+    for number in range(4):
+        mask = mask_of(*seed_of(number).tolist(), rate=rate).reshape(SQUARE)
+        patterns = (mask if along == "lines" else mask.T)[:, :510].reshape(-1, 6) @ (1 << np.arange(6))
+        expected = chances * len(patterns)
+        often = expected > 5
+        found = ((np.bincount(patterns, minlength=64) - expected) ** 2 / expected)[often].sum()
+        assert abs(found - often.sum() + 1) < SIGMAS * (2 * (often.sum() - 1)) ** 0.5, number
 
-    assert correlation_in_sigmas(mask_of(700, 2000), shuffled) < SIGMAS
+
+def test_no_two_lines_and_no_two_columns_are_alike() -> None:
+    for number in range(4):
+        mask = mask_of(*seed_of(number).tolist()).reshape(SQUARE) - 0.9
+        for one in (mask, mask.T):
+            pairs = np.triu(one @ one.T, 1) / (0.09 * 512**0.5)
+            assert np.abs(pairs).max() < 8  # sigmas; of 130,000 pairs of skewed sums the largest is at 6
+
+
+def test_the_masks_of_two_seeds_are_no_permutations_of_each_other() -> None:
+    line = np.arange(512)
+    undone = line ^ (9 ^ 300)  # what the first word does, were it the only one
+    shuffled = mask_of(9, 1000).reshape(SQUARE)[undone]
+
+    assert correlation_in_sigmas(mask_of(300, 2000), shuffled.ravel()) < SIGMAS
 
 
 # --- layers of an encoder ------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from jax.experimental import pallas as pl
 from jaxtyping import Array, Bool, Float, Int8, UInt32
 
 from electra_jax.model.kernels import LEAST
-from electra_jax.model.layers import Seed, keeps
+from electra_jax.model.layers import Seed, keeps, odd_words
 from electra_jax.model.triton.call import call, words
 
 BLOCK, WHOLE, BESIDE_WHOLE = 64, 128, 32
@@ -87,8 +87,10 @@ def _backward(rate: float, kept: tuple, g: Float[Array, "B L N D"]) -> tuple:
     *given, output, log_sums = kept
     shape, inputs = _prepare(rate, *given)
     outputs, gs = (_fill(x, shape.block_q) for x in (output, g))
-    of_query, of_key, of_value = _differentiate(shape, inputs, outputs, log_sums, gs)
-    return of_query[:, : shape.queries], of_key[:, : shape.keys], of_value[:, : shape.keys], None, None
+    gradients = _differentiate(shape, inputs, outputs, log_sums, gs)
+    # In slices of [B, longer, 3, H]: so XLA sees that `layers.products` joins what lies beside each other anyway.
+    of_heads = gradients.reshape(*gradients.shape[:3], -1)
+    return *(of_heads[:, : x.shape[1], i].reshape(x.shape) for i, x in enumerate(given[:3])), None, None
 
 
 fused_attend.defvjp(_attend, _backward)
@@ -129,37 +131,53 @@ def _forward(shape: Shape, inputs: Inputs) -> tuple[Float[Array, "B L N D"], Flo
 
 def _differentiate(
     shape: Shape, inputs: Inputs, output: Array, log_sums: Array, g: Array
-) -> tuple[Float[Array, "B L N D"], Float[Array, "B M N D"], Float[Array, "B M N D"]]:
+) -> Float[Array, "B longer 3 N D"]:
     """The gradients of query, key and value: in one call where a block has all queries, and two otherwise."""
     query, key, value = inputs[:3]
     arrays, whole = (*inputs, output, log_sums, g), shape.blocks[0] == 1
+    rows, heads, size = len(query), query.shape[2], shape.head_size
+    all_three = jax.ShapeDtypeStruct((rows, max(query.shape[1], key.shape[1]), 3, heads, size), query.dtype)
     by_query, sums = _by_block(shape.block_q, shape), _sums(shape)
-    of_queries = _call(
+    (gradients,) = _call(
         partial(_backward_queries_kernel, shape),
         shape.blocks[0],
         arrays,
         (by_query, _all(key), _all(value), _rows(shape, inputs, True), _SEED, by_query, sums, by_query),
-        (query, key, value) if whole else (query,),
-        (by_query, _all(key), _all(value)) if whole else (by_query,),
+        (all_three,),
+        (_of_all_three(all_three.shape[1] if whole else shape.block_q, size),),
     )
     if whole:
-        return of_queries
+        return gradients
     by_key, whole_query = _by_block(shape.block_k, shape), _all(query)
     every = pl.BlockSpec((None, None, query.shape[1]), lambda b, n, i: (b, n, 0))
-    of_keys = _call(
+    of_block = _of_all_three(shape.block_k, size)
+    (gradients,) = _call(
         partial(_backward_keys_kernel, shape),
         shape.blocks[1],
-        arrays,
-        (whole_query, by_key, by_key, _rows(shape, inputs, False), _SEED, whole_query, every, whole_query),
-        (key, value),
-        (by_key, by_key),
+        (*arrays, gradients),
+        (whole_query, by_key, by_key, _rows(shape, inputs, False), _SEED, whole_query, every, whole_query, of_block),
+        (all_three,),
+        (of_block,),
+        aliases={len(arrays): 0},
     )
-    return *of_queries, *of_keys
+    return gradients
 
 
-def _call(kernel: Callable, blocks: int, arrays: tuple, specs: tuple, outputs: tuple, output_specs: tuple) -> Any:
+def _of_all_three(size: int, head_size: int) -> pl.BlockSpec:
+    return pl.BlockSpec((None, size, 3, None, head_size), lambda b, n, i: (b, i, 0, n, 0))
+
+
+def _call(
+    kernel: Callable,
+    blocks: int,
+    arrays: tuple,
+    specs: tuple,
+    outputs: tuple,
+    output_specs: tuple,
+    aliases: dict[int, int] | None = None,
+) -> Any:
     rows, _, heads, _ = arrays[0].shape
-    return call(kernel, (rows, heads, blocks), arrays, specs, outputs, output_specs)
+    return call(kernel, (rows, heads, blocks), arrays, specs, outputs, output_specs, aliases)
 
 
 _SEED = pl.BlockSpec((None, 2), lambda b, n, i: (b, 0))
@@ -213,7 +231,7 @@ def _forward_kernel(shape: Shape, *refs: Any) -> None:
 
 def _backward_queries_kernel(shape: Shape, *refs: Any) -> None:
     """Of a block of queries, and of keys and values where that is all; keys are read a block at a time."""
-    query, key, value, attended, seed, output, sums, g, of_query, *of_others = refs
+    query, key, value, attended, seed, output, sums, g, gradients = refs
     i, q, keeps_at = pl.program_id(2), query[...], _keeps(shape, seed)
     of_output = _output_gradient(output[...], sums[...], g[...])
 
@@ -221,17 +239,19 @@ def _backward_queries_kernel(shape: Shape, *refs: Any) -> None:
         keys = _at(j, shape.block_k)
         k, v = key[keys, :], value[keys, :]
         dropped, of_scores = _scores_gradient(shape, (q, k, v, attended[:, keys]), of_output, partial(keeps_at, i, j))
-        for of_other, weights, x in zip(of_others, (of_scores, dropped), (q, of_output[0]), strict=False):
-            of_other[keys, :] = _dot(weights, x, (0, 0)).astype(of_other.dtype)
+        if shape.blocks[0] == 1:
+            gradients[keys, 1, :] = _dot(of_scores, q, (0, 0)).astype(gradients.dtype)
+            gradients[keys, 2, :] = _dot(dropped, of_output[0], (0, 0)).astype(gradients.dtype)
         return total + _dot(of_scores, k)
 
     nothing = jnp.zeros((shape.block_q, shape.head_size), jnp.float32)
-    of_query[...] = jax.lax.fori_loop(0, shape.blocks[1], add, nothing).astype(of_query.dtype)
+    total = jax.lax.fori_loop(0, shape.blocks[1], add, nothing)
+    gradients[: shape.block_q, 0, :] = total.astype(gradients.dtype)
 
 
 def _backward_keys_kernel(shape: Shape, *refs: Any) -> None:
-    """Of a block of keys and values; queries are read a block at a time."""
-    query, key, value, attended, seed, output, sums, g, of_key, of_value = refs
+    """Of a block of keys and values, beside what the queries have; queries are read a block at a time."""
+    query, key, value, attended, seed, output, sums, g, _, gradients = refs
     j, k, v, keeps_at = pl.program_id(2), key[...], value[...], _keeps(shape, seed)
 
     def add(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -242,8 +262,8 @@ def _backward_keys_kernel(shape: Shape, *refs: Any) -> None:
         return carry[0] + _dot(of_scores, q, (0, 0)), carry[1] + _dot(dropped, of_output[0], (0, 0))
 
     nothing = jnp.zeros((shape.block_k, shape.head_size), jnp.float32)
-    sums_of = jax.lax.fori_loop(0, shape.blocks[0], add, (nothing, nothing))
-    of_key[...], of_value[...] = (x.astype(key.dtype) for x in sums_of)
+    of_key, of_value = jax.lax.fori_loop(0, shape.blocks[0], add, (nothing, nothing))
+    gradients[:, 1, :], gradients[:, 2, :] = of_key.astype(gradients.dtype), of_value.astype(gradients.dtype)
 
 
 def _scores(shape: Shape, q: Array, k: Array, attended: Array) -> Float[Array, "block_q block_k"]:
@@ -271,12 +291,12 @@ def _scores_gradient(
 
 def _keeps(shape: Shape, seed: Any) -> Callable[[Array, Array], Bool[Array, "block_q block_k"]]:
     """`layers.keep_mask` of [N, L, M], in this head and the blocks that it is asked for."""
-    first_row, first, second = pl.program_id(1) * shape.queries, seed[0], seed[1]
+    first_line = pl.program_id(1) * shape.queries
 
     def keeps_at(i: Array, j: Array) -> Array:
-        row = (first_row + i * shape.block_q).astype(jnp.uint32) + jnp.arange(shape.block_q, dtype=jnp.uint32)
+        line = (first_line + i * shape.block_q).astype(jnp.uint32) + jnp.arange(shape.block_q, dtype=jnp.uint32)
         column = jnp.uint32(j * shape.block_k) + jnp.arange(shape.block_k, dtype=jnp.uint32)
-        return keeps(row[:, None] * jnp.uint32(shape.keys) + column[None, :], first, second, shape.rate)
+        return keeps(odd_words(line[:, None], seed[0]), odd_words(column[None, :], seed[1]), shape.rate)
 
     return keeps_at
 

@@ -21,9 +21,18 @@ def words(seed: Seed | None, rows: int) -> UInt32[Array, "B 2"]:
 
 
 def call(
-    kernel: Callable, grid: tuple[int, ...], arrays: tuple, specs: tuple, outputs: tuple, output_specs: tuple
+    kernel: Callable,
+    grid: tuple[int, ...],
+    arrays: tuple,
+    specs: tuple,
+    outputs: tuple,
+    output_specs: tuple,
+    aliases: dict[int, int] | None = None,
 ) -> Any:
-    """`outputs`' shapes and dtypes, filled by `kernel` (a partial of its function); on a CPU interpreted, for tests."""
+    """`outputs`' shapes and dtypes, filled by `kernel` (a partial of its function); on a CPU interpreted, for tests.
+
+    `aliases` are from arrays to outputs, by number: those begin with what these have.
+    """
     return pl.pallas_call(
         kernel,
         grid=grid,
@@ -31,6 +40,7 @@ def call(
         out_specs=output_specs,
         out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in outputs],
         compiler_params=triton.CompilerParams(num_warps=WARPS, num_stages=STAGES),
+        input_output_aliases=aliases or {},
         interpret=jax.default_backend() == "cpu",
         name=kernel.func.__name__.strip("_"),  # type: ignore[attr-defined]
     )(*arrays)

@@ -10,11 +10,11 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 from jaxtyping import Array, Float, UInt32
 
-from electra_jax.model.layers import Seed, keeps
+from electra_jax.model.layers import Seed, keeps, odd_words
 from electra_jax.model.triton.call import call, words
 
-BLOCK, ROWS = 4, 64
-"""Positions that a program holds at a time, and those that it takes one after the other."""
+ROWS = 64
+"""Positions that a program takes, some at a time."""
 
 
 class Shape(NamedTuple):
@@ -25,11 +25,13 @@ class Shape(NamedTuple):
     epsilon: float
     length: int
     features: int
+    held: int
+    """The most positions at a time."""
 
     @property
-    def block(self) -> tuple[int, int]:
-        """What is held: Triton's arrays have powers of 2, and what is beyond the rows' ends is masked."""
-        return BLOCK, pl.next_power_of_2(self.features)
+    def width(self) -> int:
+        """Triton's arrays have powers of 2; what is beyond the features is masked."""
+        return pl.next_power_of_2(self.features)
 
     @property
     def programs(self) -> int:
@@ -39,7 +41,7 @@ class Shape(NamedTuple):
     @property
     def blocks(self) -> int:
         """To a program."""
-        return pl.cdiv(min(self.length, ROWS), BLOCK)
+        return pl.cdiv(min(self.length, ROWS), self.held)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -60,7 +62,7 @@ def fused_norm(
 def _norm(
     epsilon: float, rate: float, x: Array, y: Array, y_bias: Array, scale: Array, bias: Array, seed: Seed | None
 ) -> tuple[Float[Array, "B L H"], tuple]:
-    shape = Shape(0.0 if seed is None else rate, epsilon, *x.shape[1:])
+    shape = Shape(0.0 if seed is None else rate, epsilon, x.shape[1], x.shape[2], held=4)
     rows, features, of_row = _specs(shape)
     out, total = call(
         partial(_forward_kernel, shape),
@@ -75,20 +77,22 @@ def _norm(
 
 def _backward(epsilon: float, rate: float, kept: tuple, g: Float[Array, "B L H"]) -> tuple:
     total, y_bias, scale, bias, seed = kept
-    shape = Shape(0.0 if seed is None else rate, epsilon, *g.shape[1:])
+    # Of wide rows fewer, since the sums are held too.
+    held = 2 if g.shape[2] > 512 else 4
+    shape = Shape(0.0 if seed is None else rate, epsilon, g.shape[1], g.shape[2], held)
     rows, features, of_row = _specs(shape)
-    sums = jax.ShapeDtypeStruct((len(g), shape.programs, shape.features), jnp.float32)
-    of_program = pl.BlockSpec((None, None, shape.block[1]), lambda b, i: (b, i, 0))
-    of_x, of_y, *of_features = call(
+    sums = jax.ShapeDtypeStruct((len(g), shape.programs, 3, shape.features), jnp.float32)
+    of_program = pl.BlockSpec((None, None, 3, shape.width), lambda b, i: (b, i, 0, 0))
+    of_x, of_y, sums = call(
         partial(_backward_kernel, shape),
         (len(g), shape.programs),
         (total, g, scale, words(seed, len(g))),
         (rows, rows, features, of_row),
-        (g, g, sums, sums, sums),
-        (rows, rows, of_program, of_program, of_program),
+        (g, g, sums),
+        (rows, rows, of_program),
     )
-    parameters = zip(of_features, (y_bias, scale, bias), strict=True)
-    return of_x, of_y, *(found.sum((0, 1)).astype(one.dtype) for found, one in parameters), None
+    parameters = zip(sums.sum((0, 1)), (y_bias, scale, bias), strict=True)
+    return of_x, of_y, *(found.astype(one.dtype) for found, one in parameters), None
 
 
 fused_norm.defvjp(_norm, _backward)
@@ -96,10 +100,9 @@ fused_norm.defvjp(_norm, _backward)
 
 def _specs(shape: Shape) -> tuple[pl.BlockSpec, pl.BlockSpec, pl.BlockSpec]:
     """Of ROWS positions, of what each feature has, and of a row's seed."""
-    width = shape.block[1]
     return (
-        pl.BlockSpec((None, ROWS, width), lambda b, i: (b, i, 0)),
-        pl.BlockSpec((width,), lambda b, i: (0,)),
+        pl.BlockSpec((None, ROWS, shape.width), lambda b, i: (b, i, 0)),
+        pl.BlockSpec((shape.width,), lambda b, i: (0,)),
         pl.BlockSpec((None, 2), lambda b, i: (b, 0)),
     )
 
@@ -127,7 +130,7 @@ def _forward_kernel(shape: Shape, *refs: Any) -> None:
     jax.lax.fori_loop(0, shape.blocks, normalize, ())
 
 
-def _backward_kernel(shape: Shape, total: Any, g: Any, scale: Any, seed: Any, of_x: Any, of_y: Any, *sums: Any) -> None:
+def _backward_kernel(shape: Shape, total: Any, g: Any, scale: Any, seed: Any, of_x: Any, of_y: Any, sums: Any) -> None:
     """Of x and y, and the sums over this program's positions of what y_bias, scale and bias have."""
     of_norm, place, keeps_at = _load(shape, scale), _places(shape), _keeps(shape, seed)
 
@@ -144,25 +147,26 @@ def _backward_kernel(shape: Shape, total: Any, g: Any, scale: Any, seed: Any, of
         triton.store(of_y.at[at, :], residual.astype(of_y.dtype), mask=mask)
         return tuple(a + b.sum(0) for a, b in zip(carry, (residual, row_g * normal, row_g), strict=True))
 
-    nothing = jnp.zeros(shape.block[1], jnp.float32)
+    nothing = jnp.zeros(shape.width, jnp.float32)
     found = jax.lax.fori_loop(0, shape.blocks, differentiate, (nothing, nothing, nothing))
-    for ref, one in zip(sums, found, strict=True):
-        triton.store(ref, one, mask=jnp.arange(shape.block[1]) < shape.features)
+    inside = jnp.arange(shape.width) < shape.features
+    for i, one in enumerate(found):
+        triton.store(sums.at[pl.ds(i, 1), :], one[None], mask=inside[None])
 
 
 def _places(shape: Shape) -> Callable[[Array], tuple[Any, Array]]:
     """The positions of a block, and which of its entries there are."""
-    first_row, (rows, columns) = pl.program_id(1) * ROWS, map(jnp.arange, shape.block)
+    first_row, (rows, columns) = pl.program_id(1) * ROWS, map(jnp.arange, (shape.held, shape.width))
 
     def at(i: Array) -> tuple[Any, Array]:
-        mask = (first_row + i * BLOCK + rows < shape.length)[:, None] & (columns < shape.features)[None, :]
-        return pl.ds(i * BLOCK, BLOCK), mask
+        mask = (first_row + i * shape.held + rows < shape.length)[:, None] & (columns < shape.features)[None, :]
+        return pl.ds(i * shape.held, shape.held), mask
 
     return at
 
 
 def _load(shape: Shape, ref: Any) -> Float[Array, " width"]:
-    return triton.load(ref, mask=jnp.arange(shape.block[1]) < shape.features, other=0).astype(jnp.float32)
+    return triton.load(ref, mask=jnp.arange(shape.width) < shape.features, other=0).astype(jnp.float32)
 
 
 def _load_rows(ref: Any, at: Any, mask: Array) -> Float[Array, "block width"]:
@@ -179,11 +183,12 @@ def _normal(shape: Shape, x: Array, mask: Array) -> tuple[Float[Array, "block wi
 
 def _keeps(shape: Shape, seed: Any) -> Callable[[Array], Array]:
     """`layers.keep_mask` of [L, H], at the blocks that it is asked for."""
-    first_row, first, second = pl.program_id(1) * ROWS, seed[0], seed[1]
-    rows, columns = (jnp.arange(size, dtype=jnp.uint32) for size in shape.block)
+    first_line = pl.program_id(1) * ROWS
+    lines, columns = (jnp.arange(size, dtype=jnp.uint32) for size in (shape.held, shape.width))
+    columns = odd_words(columns, seed[1])[None, :]
 
     def keeps_at(i: Array) -> Array:
-        row = jnp.uint32(first_row + i * BLOCK) + rows
-        return keeps(row[:, None] * jnp.uint32(shape.features) + columns[None, :], first, second, shape.rate)
+        line = jnp.uint32(first_line + i * shape.held) + lines
+        return keeps(odd_words(line[:, None], seed[0]), columns, shape.rate)
 
     return keeps_at
