@@ -182,8 +182,8 @@ class Theirs:
         return {"seconds": [self.seconds_of_product(m, k, n, DTYPES[dtype]) for m, k, n in shapes]}
 
     def seconds_of_product(self, m: int, k: int, n: int, dtype: torch.dtype) -> float:
-        """The best that PyTorch does."""
-        a, b, out = (torch.ones(shape, dtype=dtype, device=self.device) for shape in ((m, k), (k, n), (m, n)))
+        """The best that PyTorch does, of random numbers."""
+        a, b, out = (torch.randn(shape, dtype=dtype, device=self.device) for shape in ((m, k), (k, n), (m, n)))
         device = "cpu" if self.device.type == "cpu" else "gpu"
         return time_product(lambda: torch.mm(a, b, out=out), self.wait, 2.0 * m * k * n, enough_operations(device))
 
