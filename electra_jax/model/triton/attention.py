@@ -132,7 +132,10 @@ def _forward(shape: Shape, inputs: Inputs) -> tuple[Float[Array, "B L N D"], Flo
 def _differentiate(
     shape: Shape, inputs: Inputs, output: Array, log_sums: Array, g: Array
 ) -> Float[Array, "B longer 3 N D"]:
-    """The gradients of query, key and value: in one call where a block has all queries, and two otherwise."""
+    """The gradients of query, key and value beside each other, each as long as the longer of L and M.
+
+    In one call where a block has all queries, and two otherwise.
+    """
     query, key, value = inputs[:3]
     arrays, whole = (*inputs, output, log_sums, g), shape.blocks[0] == 1
     rows, heads, size = len(query), query.shape[2], shape.head_size
