@@ -53,7 +53,7 @@ class Regression(SequenceTask):
             number = float(text)
         except ValueError:
             number = np.nan
-        if not abs(number) <= np.finfo(np.float32).max:  # nor is NaN
+        if not abs(number) <= float(np.finfo(np.float32).max):  # nor is NaN
             raise UserError(f"{record.where}, column {column!r}: {text!r} is no number; correct it")
         return number
 
