@@ -119,9 +119,9 @@ def _forward(shape: Shape, inputs: Inputs) -> tuple[Float[Array, "B L N D"], Flo
     """The output, and the logarithm of each softmax's sum."""
     query = inputs.query
     log_sums = jax.ShapeDtypeStruct((query.shape[0], query.shape[2], query.shape[1]), jnp.float32)
-    return _call(
+    return call(
         partial(_forward_kernel, shape),
-        shape.blocks[0],
+        (len(query), query.shape[2], shape.blocks[0]),
         inputs,
         (_by_block(shape.block_q, shape), _all(inputs.key), _all(inputs.value), _rows(shape, inputs, True), _SEED),
         (query, log_sums),
@@ -141,9 +141,9 @@ def _differentiate(
     rows, heads, size = len(query), query.shape[2], shape.head_size
     all_three = jax.ShapeDtypeStruct((rows, max(query.shape[1], key.shape[1]), 3, heads, size), query.dtype)
     by_query, sums = _by_block(shape.block_q, shape), _sums(shape)
-    (gradients,) = _call(
+    (gradients,) = call(
         partial(_backward_queries_kernel, shape),
-        shape.blocks[0],
+        (rows, heads, shape.blocks[0]),
         arrays,
         (by_query, _all(key), _all(value), _rows(shape, inputs, True), _SEED, by_query, sums, by_query),
         (all_three,),
@@ -154,9 +154,9 @@ def _differentiate(
     by_key, whole_query = _by_block(shape.block_k, shape), _all(query)
     every = pl.BlockSpec((None, None, query.shape[1]), lambda b, n, i: (b, n, 0))
     of_block = _of_all_three(shape.block_k, size)
-    (gradients,) = _call(
+    (gradients,) = call(
         partial(_backward_keys_kernel, shape),
-        shape.blocks[1],
+        (rows, heads, shape.blocks[1]),
         (*arrays, gradients),
         (whole_query, by_key, by_key, _rows(shape, inputs, False), _SEED, whole_query, every, whole_query, of_block),
         (all_three,),
@@ -168,19 +168,6 @@ def _differentiate(
 
 def _of_all_three(size: int, head_size: int) -> pl.BlockSpec:
     return pl.BlockSpec((None, size, 3, None, head_size), lambda b, n, i: (b, i, 0, n, 0))
-
-
-def _call(
-    kernel: Callable,
-    blocks: int,
-    arrays: tuple,
-    specs: tuple,
-    outputs: tuple,
-    output_specs: tuple,
-    aliases: dict[int, int] | None = None,
-) -> Any:
-    rows, _, heads, _ = arrays[0].shape
-    return call(kernel, (rows, heads, blocks), arrays, specs, outputs, output_specs, aliases)
 
 
 _SEED = pl.BlockSpec((None, 2), lambda b, n, i: (b, 0))
