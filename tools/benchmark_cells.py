@@ -150,8 +150,7 @@ def measure(config: PretrainConfig, turns: Turns) -> dict[str, Any]:
         file, variables = _write_config(config, Path(folder) / "config.toml"), environment(turns.device, Path(folder))
         cold = compile_cold(file, variables)
         workers = {name: stack.enter_context(start(name, file, variables, turns)) for name in turns.contestants}
-        taken, products = take_turns(workers, config, turns)
-        memory = {name: worker.ask("memory")["peak_bytes"] for name, worker in workers.items()}
+        taken, products, memory = take_turns(workers, config, turns)
     flops, peaks = step_flops(config), [product["flops_per_second"] for product in products]
     seconds = {name: [turn.seconds for turn in some] for name, some in taken.items()}
     contestants = {name: figures(config, seconds[name], peaks) for name in workers}
@@ -189,9 +188,10 @@ def start(name: Name, file: Path, variables: Mapping[str, str], turns: Turns) ->
 
 def take_turns(
     workers: Mapping[Any, Worker], config: PretrainConfig, turns: Turns
-) -> tuple[dict[Any, list[Turn]], list[dict[str, float]]]:
-    """The turns of each worker, and the rate of matrix products, in each round."""
+) -> tuple[dict[Any, list[Turn]], list[dict[str, float]], dict[Any, int]]:
+    """The turns of each worker and the rate of matrix products, in each round; and each worker's peak of memory."""
     steps = {name: calibrate(worker, turns.seconds) for name, worker in workers.items()}
+    memory = {name: worker.ask("memory")["peak_bytes"] for name, worker in workers.items()}  # products would add theirs
     taken: dict[Any, list[Turn]] = {name: [] for name in workers}
     products = measures_products(workers)
     time_products(products, config)  # compiles them
@@ -200,7 +200,7 @@ def take_turns(
         for name, worker in workers.items():
             taken[name].append(run(worker, steps[name]))
         found.append(time_products(products, config))
-    return taken, found
+    return taken, found, memory
 
 
 def calibrate(worker: Worker, seconds: float) -> int:
