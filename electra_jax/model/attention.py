@@ -43,9 +43,8 @@ class SelfAttention(nnx.Module):
         # What all keys have in common adds the same to all scores of a query, of which a softmax sees nothing.
         biases[1] = jax.lax.stop_gradient(biases[1])
         rate = self.config.attention_probs_dropout_prob if weights_seed is not None else 0.0
-        mix = implementation(self.compute, self.config.head_size, rate)
+        mix, joined = implementation(self.compute, self.config.head_size, rate)
         if positions is None:
-            joined = mix not in (attend, _cudnn)
             (query, key, value), asking = products(joined, x, kernels)
         else:
             (query,), asking = products(False, take_positions(x, positions), kernels[:1])
@@ -140,12 +139,17 @@ def _cudnn(
     return jax.nn.dot_product_attention(query, key, value, mask=whole, implementation="cudnn")
 
 
-def implementation(compute: ComputeConfig, head_size: int, rate: float) -> Callable[..., Float[Array, "B L N D"]]:
-    """What `compute.attention` comes to here, for heads of this size and dropout of this rate."""
+def implementation(
+    compute: ComputeConfig, head_size: int, rate: float
+) -> tuple[Callable[..., Float[Array, "B L N D"]], bool]:
+    """What `compute.attention` comes to here, for heads of this size and dropout of this rate.
+
+    And whether the gradients of its query, key and value come as slices of one array.
+    """
     if compute.attention == "cudnn" and rate == 0:
-        return _cudnn
+        return _cudnn, False
     if not (can_fuse(head_size) and chosen(compute.attention, compute.dtype)):
-        return attend
+        return attend, False
     from electra_jax.model.triton.attention import fused_attend
 
-    return fused_attend
+    return fused_attend, True

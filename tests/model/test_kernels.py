@@ -216,7 +216,7 @@ def test_who_computes_attention(
 ) -> None:
     monkeypatch.setattr(kernels, "can_call", lambda dtype: there)
     compute = ComputeConfig(attention=given)  # type: ignore[arg-type]
-    assert implementation(compute, head_size, rate) is computes
+    assert implementation(compute, head_size, rate)[0] is computes
 
 
 def test_a_plan_for_other_devices_takes_no_kernel_that_these_lack() -> None:
