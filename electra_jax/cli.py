@@ -143,6 +143,12 @@ def vocab(arguments: Sequence[str], console: Console) -> None:
     config = tyro.cli(VocabConfig, args=arguments, prog="electra-jax vocab")
     result = train_vocabulary(config)
     console.print(f"{result.folder}: {result.size:,} entries", soft_wrap=True)
+    if result.stripped > 0.01:
+        console.print(
+            f"{result.stripped:.0%} of the text's characters are taken off or apart as if they were accents; "
+            f"give --no-strip-accents for this script",
+            soft_wrap=True,
+        )
 
 
 def prepare(arguments: Sequence[str], console: Console) -> None:

@@ -289,7 +289,10 @@ class VocabConfig(_Settings):
     limit_alphabet: int | None = None
     """Most characters kept, the most frequent ones; the others become [UNK]. All of them, unless set."""
     lowercase: bool = True
+    """Make capital letters small."""
     strip_accents: bool = True
+    """Take accents off where letters are made small, as BERT does. It takes vowel signs (Devanagari, Tamil, Thai) and
+    dakuten (Japanese) off too, and Hangul apart."""
     split_chinese: bool = True
     """Make each Chinese character a word of its own, as BERT does. Without it, entries are of several characters, as in
     other scripts: rows get shorter, and masking hides whole words rather than characters that their neighbours tell."""

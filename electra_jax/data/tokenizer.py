@@ -144,14 +144,21 @@ def _load_message(name: str, is_folder: bool, error: Exception) -> str:
 def _checked(tokenizer: Any, name: str) -> PreTrainedTokenizerFast:
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise UserError(f"{name}: has no tokenizer.json, and its {type(tokenizer).__name__} can't be converted")
-    model = _backend_state(tokenizer)["model"]["type"]
-    if model != "WordPiece":
-        raise UserError(f"{name}: a {model} tokenizer; ELECTRA takes WordPiece (`electra-jax vocab` trains one)")
+    model = _backend_state(tokenizer)["model"]
+    if model["type"] != "WordPiece":
+        raise UserError(
+            f"{name}: a {model['type']} tokenizer; ELECTRA takes WordPiece (`electra-jax vocab` trains one)"
+        )
     # transformers adds a special token that a vocabulary lacks at its end, and the model has no row for it.
     given = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)
     missing = [f"[{special[:-6].upper()}]" for special in SPECIAL_NAMES if getattr(tokenizer, special) not in given]
     if missing:
         raise UserError(f"{name}: the vocabulary lacks {', '.join(missing)}; add the special tokens to it")
+    if model["unk_token"] != tokenizer.unk_token:
+        raise UserError(
+            f"{name}: its model (tokenizer.json) writes {model['unk_token']} for an unknown word, and its unk_token is "
+            f"{tokenizer.unk_token}; make them the same"
+        )
     if len(tokenizer) <= len(SPECIAL_NAMES):
         raise UserError(f"{name}: the tokenizer has {len(tokenizer)} tokens only; is its vocabulary file there?")
     if max(tokenizer.get_vocab().values()) != len(tokenizer) - 1:

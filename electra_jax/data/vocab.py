@@ -1,10 +1,12 @@
 """Training a WordPiece vocabulary on text of one's own."""
 
 import sys
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
@@ -26,6 +28,10 @@ LONGEST_WORD = 100
 """Characters of the longest word that BERT's tokenizer divides; a longer one is [UNK]."""
 PREFIX = "##"
 """Of a token that goes on a word."""
+ACCENTED = ("LATIN", "GREEK", "CYRILLIC", "HEBREW", "ARABIC", "COMBINING")
+"""How Unicode's names of characters begin that can be read without their accents or points."""
+SAMPLE = 10_000
+"""Lines of each file that are looked at for characters of other scripts."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,9 @@ class VocabResult:
     folder: Path
     size: int
     """Special tokens included; less than was asked for where the text has no more pairs to merge."""
+    stripped: float
+    """Share of the characters that `strip_accents` takes off or apart, and that are no accents: of the text's
+    beginning. Above a percent, the language needs them."""
 
 
 def train_vocabulary(config: VocabConfig) -> VocabResult:
@@ -55,12 +64,12 @@ def train_vocabulary(config: VocabConfig) -> VocabResult:
         tokenizer = BertTokenizer(  # which ElectraTokenizer is another name of
             vocab={token: index for index, token in enumerate(vocabulary)},
             do_lower_case=config.lowercase,
-            strip_accents=config.strip_accents,
+            strip_accents=_strips(config),
             tokenize_chinese_chars=config.split_chinese,
             model_max_length=config.max_length,
         )
         save_tokenizer(tokenizer, folder)
-    return VocabResult(config.out, len(vocabulary))
+    return VocabResult(config.out, len(vocabulary), _stripped(config))
 
 
 def _train(config: VocabConfig) -> list[str]:
@@ -124,9 +133,33 @@ def _normalizer(config: VocabConfig) -> normalizers.BertNormalizer:
     return normalizers.BertNormalizer(
         clean_text=True,
         handle_chinese_chars=config.split_chinese,
-        strip_accents=config.strip_accents,
+        strip_accents=_strips(config),
         lowercase=config.lowercase,
     )
+
+
+def _strips(config: VocabConfig) -> bool:
+    """As in BERT's tokenizer, a cased text keeps its accents."""
+    return config.lowercase and config.strip_accents
+
+
+def _stripped(config: VocabConfig) -> float:
+    """`VocabResult.stripped`."""
+    if not _strips(config):
+        return 0.0
+    counts = Counter(
+        character
+        for path in config.text
+        for line in islice(_raw_lines(path, config.field), SAMPLE)
+        for character in line
+    )
+    return sum(counts[character] for character in counts if _is_stripped(character)) / max(1, counts.total())
+
+
+def _is_stripped(character: str) -> bool:
+    parts = unicodedata.normalize("NFD", character)
+    altered = parts != character or unicodedata.category(character) == "Mn"
+    return altered and not unicodedata.name(character, "").startswith(ACCENTED)
 
 
 def _lines(config: VocabConfig, rare: dict[int, str]) -> Iterator[str]:

@@ -125,3 +125,15 @@ def test_a_tokenizer_that_does_not_say_so_puts_texts_between_cls_and_sep(bare: P
     for tokenizer in (load_tokenizer(folder), load_tokenizer(saved(load_tokenizer(folder), tmp_path / "again"))):
         assert tokenizer("Hello", TEXT, return_token_type_ids=True).encodings[0].type_ids == expected["token_type_ids"]
         assert tokenizer("Hello", TEXT)["input_ids"] == expected["input_ids"]
+
+
+def test_a_model_whose_unknown_token_is_another(bare: Path, tmp_path: Path):
+    folder = saved(load_tokenizer(bare), tmp_path / "again")
+    state = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    state["model"]["unk_token"] = "zzz"
+    (folder / "tokenizer.json").write_text(json.dumps(state), encoding="utf-8")
+    config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"  # which takes the file's model as it is
+    (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(UserError, match=r"writes zzz for an unknown word, and its unk_token is \[UNK\]"):
+        load_tokenizer(folder)

@@ -52,6 +52,29 @@ def test_case_and_accents_are_kept_on_request(corpus: Path, tmp_path: Path):
     assert "".join(tokenizer.tokenize("The café")).replace("##", "") == "Thecafé"
 
 
+def test_a_cased_vocabulary_has_its_accents(corpus: Path, tmp_path: Path):
+    config = VocabConfig((corpus,), tmp_path / "cased", size=200, lowercase=False)
+    tokenizer = AutoTokenizer.from_pretrained(train_vocabulary(config).folder)
+    assert "".join(tokenizer.tokenize("The café")).replace("##", "") == "Thecafé"
+
+
+@pytest.mark.parametrize(
+    ("text", "stripped"),
+    [
+        ("the café Ёлка çok güzel שָׁלוֹם عَرَبِيّ e\u0301", 0.0),
+        ("你好，世界", 0.0),
+        ("नमस्ते", 2 / 6),  # virama and e; what is left reads otherwise
+        ("がくこう", 1 / 4),
+        ("안녕", 1.0),
+    ],
+)
+def test_characters_that_are_no_accents_are_told_of(tmp_path: Path, text: str, stripped: float):
+    (tmp_path / "text.txt").write_text(text, encoding="utf-8")
+    config = VocabConfig((tmp_path / "text.txt",), tmp_path / "out")
+    assert train_vocabulary(config).stripped == pytest.approx(stripped)
+    assert train_vocabulary(replace(config, out=tmp_path / "kept", strip_accents=False)).stripped == 0
+
+
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
 def test_a_table_is_read_by_its_column(corpus: Path, tmp_path: Path, name: str):
     rows = [{"title": "ZZZ", "body": text} for text in corpus.read_text(encoding="utf-8").split("\n\n")]
