@@ -32,7 +32,15 @@ from electra_jax.train.flops import measure_peak, step_flops
 from electra_jax.train.models import LEARNED, started_from_one
 from electra_jax.train.optimizer import Params, schedule
 from electra_jax.train.processes import Stop, ending_together, is_first, join, wait_for_all
-from electra_jax.train.run import CHECKPOINTS, METRICS, TOKENIZER, has_checkpoint, open_run, read_model, restore_params
+from electra_jax.train.run import (
+    CHECKPOINTS,
+    METRICS,
+    TOKENIZER,
+    newest_checkpoint,
+    open_run,
+    read_model,
+    restore_params,
+)
 from electra_jax.train.sharding import abstract, by_row, make_mesh, put_rows, replicated, shardings
 from electra_jax.train.step import (
     State,
@@ -78,7 +86,7 @@ def _pretrain(config: PretrainConfig, console: Console) -> dict[str, float]:
     mesh = make_mesh(config.mesh, config.batch_size)
     check_mesh(config, mesh)
     rows = open_rows(config.data, "train"), open_rows(config.data, "eval")
-    weights = {} if has_checkpoint(config.out) else _initial_weights(config, manifest, rows[0])
+    weights = {} if newest_checkpoint(config.out) is not None else _initial_weights(config, manifest, rows[0])
     with (
         open_run(config, manifests),
         jax.set_mesh(mesh),
@@ -292,5 +300,8 @@ class Trainer:
             "compute": f"{self.config.compute.dtype}, measured peak {self.peak / 1e12:.3g} TFLOP/s",
             "a step": f"{tokens:,} tokens, {self.flops:.3g} FLOP",
             "steps": f"{first:,} of {self.config.steps:,} done" if first else f"{self.config.steps:,}",
+            "held-out rows": f"{len(self.held_out):,}" if len(self.held_out) else "none, so nothing is evaluated",
         }
+        if self.config.init_from is not None and not first:
+            rows["starts from"] = str(self.config.init_from)
         return table(str(self.config.out), rows)

@@ -15,6 +15,7 @@ import shutil
 import tomllib
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,9 @@ def open_run(config: PretrainConfig, manifests: Sequence[Manifest]) -> Iterator[
     Raises UserError where the folder holds something else, or a run of other settings or data, or one that another
     process trains (where the file system has locks).
     """
+    begun_from = config.init_from
     if is_run(config.out):
-        _check_same(config, manifests)
+        begun_from = _check_same(config, manifests).init_from
     else:
         check_absent(config.out)
         wait_for_all("the folder is asked for")  # by all, before one makes it
@@ -56,7 +58,7 @@ def open_run(config: PretrainConfig, manifests: Sequence[Manifest]) -> Iterator[
     with (config.out / LOCK).open("w") as lock:
         with suppress(OSError):  # without locks
             hold(lock, config.out)
-        write_text(config.out / CONFIG, to_toml(config))
+        write_text(config.out / CONFIG, to_toml(replace(config, init_from=begun_from)))
         yield
 
 
@@ -74,12 +76,12 @@ def is_run(folder: Path) -> bool:
     return (folder / CONFIG).is_file()
 
 
-def has_checkpoint(run: Path) -> bool:
-    """Whether a run in `run` would be resumed, rather than begun."""
+def newest_checkpoint(run: Path) -> int | None:
+    """The step that a run in `run` would be resumed at, or None where it would be begun."""
     if not is_run(run) or not (run / CHECKPOINTS).is_dir():
-        return False
+        return None
     with Checkpoints(run / CHECKPOINTS) as checkpoints:
-        return checkpoints.latest() is not None
+        return checkpoints.latest()
 
 
 def read_model(run: Path) -> ModelConfig:
@@ -121,8 +123,8 @@ def _read_table(run: Path) -> dict[str, Any]:
         raise UserError(f"{run / CONFIG}: not a TOML file: {error}") from None
 
 
-def _check_same(config: PretrainConfig, manifests: Sequence[Manifest]) -> None:
-    """Raise UserError at the first setting that makes `config` another run than the folder's."""
+def _check_same(config: PretrainConfig, manifests: Sequence[Manifest]) -> PretrainConfig:
+    """The settings of the folder's run. Raises UserError at the first that makes `config` another run."""
     run = config.out
     table = _read_table(run)
     if "data" not in table:
@@ -132,9 +134,16 @@ def _check_same(config: PretrainConfig, manifests: Sequence[Manifest]) -> None:
     before = parse(PretrainConfig, table, str(run / CONFIG))
     for path, old, new in differences(before, config, FREE):
         raise UserError(f"{run}: this run has {path} = {old!r}, not {new!r}; name another folder, or give {old!r}")
-    if read_manifests(run) != tuple(manifests):
+    newest = newest_checkpoint(run)
+    if newest is None and config.init_from != before.init_from:  # of which nothing is saved yet
+        old, new = (f"init_from {one}" if one else "no init_from" for one in (before.init_from, config.init_from))
+        raise UserError(f"{run}: this run began with {old}, not with {new}; name another folder, or give what it had")
+    if newest is not None and config.steps < newest:
+        raise UserError(f"steps: {config.steps}, and {run} has trained {newest} already; give no fewer")
+    if [replace(one, sources=()) for one in read_manifests(run)] != [replace(one, sources=()) for one in manifests]:
         data = ", ".join(map(str, config.data))
         raise UserError(f"{run}: this run trained on other rows than {data} holds; name another folder")
+    return before
 
 
 def differences(before: Any, now: Any, free: Collection[str], prefix: str = "") -> list[tuple[str, Any, Any]]:

@@ -1,5 +1,6 @@
 """Whole runs: what they write, and that they go on where they stopped."""
 
+import io
 import json
 import math
 import shutil
@@ -12,6 +13,7 @@ import micro
 import numpy as np
 import pytest
 import tomli_w
+from rich.console import Console
 
 from electra_jax.config import ComputeConfig, OptimizerConfig, PrepareConfig, PretrainConfig
 from electra_jax.data.manifest import Manifest, read_manifests
@@ -267,8 +269,34 @@ def test_evaluating_again_gives_the_same_figures(unmoved: PretrainConfig) -> Non
 def test_an_interrupted_run_can_be_resumed_without_the_folder_it_started_from(
     unmoved: PretrainConfig, tmp_path: Path
 ) -> None:
-    config = replace(copy_of(unmoved, tmp_path), init_from=tmp_path / "deleted")
+    config = copy_of(unmoved, tmp_path)
+    pretrain(config)
+    before = (config.out / "config.toml").read_text()
+    for init_from in (tmp_path / "deleted", None):
+        assert pretrain(replace(config, init_from=init_from))["step"] == 2
+        assert (config.out / "config.toml").read_text() == before
+
+
+def test_a_run_that_saved_nothing_is_begun_from_the_same_weights(unmoved: PretrainConfig, tmp_path: Path) -> None:
+    config = copy_of(unmoved, tmp_path)
+    shutil.rmtree(config.out / "checkpoints")
+    with pytest.raises(UserError, match=r"this run began with init_from .*imported, not with no init_from"):
+        pretrain(replace(config, init_from=None))
     assert pretrain(config)["step"] == 2
+
+
+def test_fewer_steps_than_are_done(finished: PretrainConfig, tmp_path: Path) -> None:
+    config = copy_of(finished, tmp_path)
+    with pytest.raises(UserError, match=r"steps: 19, and .*run has trained 20 already; give no fewer"):
+        pretrain(replace(config, steps=19))
+    assert (config.out / "config.toml").read_text() == (finished.out / "config.toml").read_text()
+
+
+def test_rows_of_the_same_text_under_another_name_are_the_same(finished: PretrainConfig, tmp_path: Path) -> None:
+    shutil.copytree(finished.data[0], tmp_path / "rows")
+    manifest = Manifest.read(tmp_path / "rows")
+    replace(manifest, sources=("elsewhere.txt",)).write(tmp_path / "rows")
+    pretrain(replace(copy_of(finished, tmp_path), data=(tmp_path / "rows",)))
 
 
 def test_rows_that_cannot_be_read_are_told_before_anything_is_written(finished: PretrainConfig, tmp_path: Path) -> None:
@@ -299,7 +327,9 @@ def test_settings_that_no_run_can_have(
 def test_nothing_held_out(finished: PretrainConfig, text: Path, tokenizer: Path, tmp_path: Path) -> None:
     rows = tmp_path / "rows"
     prepare(PrepareConfig((str(text),), str(tokenizer), rows, length=micro.LENGTH, held_out=0.0))
-    assert pretrain(replace(finished, data=(rows,), out=tmp_path / "run")) == {}
+    output = io.StringIO()
+    assert pretrain(replace(finished, data=(rows,), out=tmp_path / "run"), Console(file=output)) == {}
+    assert "none, so nothing is evaluated" in output.getvalue()
     assert {line["kind"] for line in micro.records(tmp_path / "run")} == {"train"}
 
 
