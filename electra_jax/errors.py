@@ -10,6 +10,10 @@ class UserError(Exception):
     status = 2
 
 
+class MidwayError(UserError):
+    """A mistake far into the input: what was finished before it is kept for the same command."""
+
+
 class RunError(UserError):
     """A run that can't go on, though its input was in order: status 1."""
 

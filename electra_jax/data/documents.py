@@ -1,7 +1,9 @@
 """Sources of every kind to documents."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -21,12 +23,12 @@ DOCUMENTS_AT_ONCE = 64
 def read_documents(config: PrepareConfig) -> Iterator[str]:
     """The documents of all sources in the order given, each with its sentences separated by newlines.
 
-    Documents without any text are skipped. Raises UserError where a source can't be found (before any is read) or
-    read, or where none has text.
+    Documents without any text are skipped. Raises UserError, before any is read, where a source can't be found or has
+    no column of the name; and where one can't be read to its end, or none has text.
     """
     for source in config.sources:
         check_source(source)
-    return _documents(config)
+    return _documents(config.sources, [_texts(source, config) for source in config.sources])
 
 
 def split_documents(lines: Iterable[str], documents: Literal["paragraph", "line"]) -> Iterator[str]:
@@ -43,7 +45,7 @@ def split_documents(lines: Iterable[str], documents: Literal["paragraph", "line"
         yield "\n".join(gathered)
 
 
-def table_texts(path: Path, field: str) -> Iterator[str]:
+def table_texts(path: Path, field: str) -> Generator[str]:
     """The texts of a column of a CSV, TSV, JSON, JSONL or Parquet file; raises UserError where one is no text."""
     for record in require_rows(read_file(path, field), str(path)):
         text = record.get(field)
@@ -58,21 +60,22 @@ def _text(value: object, field: str, record: Record) -> str:
     return value
 
 
-def _documents(config: PrepareConfig) -> Iterator[str]:
+def _documents(sources: Sequence[str], texts: Iterable[Iterable[str | None]]) -> Iterator[str]:
     found = False
-    for source in config.sources:
-        for text in _texts(source, config):
-            if text and not text.isspace():
-                found = True
-                yield text
+    for text in chain.from_iterable(texts):
+        if text and not text.isspace():
+            found = True
+            yield text
     if not found:
-        raise UserError(f"{', '.join(config.sources)}: no text in it")
+        raise UserError(f"{', '.join(sources)}: no text in it")
 
 
 def _texts(source: str, config: PrepareConfig) -> Iterator[str | None]:
     path = Path(source)
     if path.is_file():
         if format_of(path) in FORMATS:
+            with closing(table_texts(path, config.field)) as texts:
+                next(texts, None)  # or a column that isn't there would be told when this table's turn comes
             return table_texts(path, config.field)
         return split_documents(read_lines(path), config.documents)
     dataset = load_saved(path, config.split) if path.is_dir() else load_hub(source, config.subset, config.split)
@@ -126,8 +129,8 @@ def _column(dataset: Dataset, field: str, source: str) -> Iterator[str | None]:
     kind = dataset.features[field]
     if not (isinstance(kind, Value) and kind.dtype in TEXT_TYPES):
         raise UserError(f"{source}: field '{field}' is not text but {getattr(kind, 'dtype', kind)}; name another field")
-    for batch in dataset.select_columns(field).with_format("arrow").iter(DOCUMENTS_AT_ONCE):
-        yield from batch[field].to_pylist()
+    batches = dataset.select_columns(field).with_format("arrow").iter(DOCUMENTS_AT_ONCE)
+    return chain.from_iterable(batch[field].to_pylist() for batch in batches)
 
 
 def _reason(error: BaseException) -> str:

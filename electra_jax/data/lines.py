@@ -22,12 +22,14 @@ def check_files(paths: Iterable[Path]) -> None:
 def read_lines(path: Path) -> Iterator[str]:
     """Lines of a UTF-8 file, plain or .gz, without line ends and byte order mark; one line in memory at a time.
 
+    A carriage return alone ends a line too, as Python's own text files have it.
+
     Raises UserError, naming file and line, where the content is binary, is not UTF-8, or can't be read.
     """
     try:
         with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
             for number, line in enumerate(file, start=1):
-                yield _decode(line, path, number)
+                yield from _decode(line, path, number).split("\r")
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(f"{path}: not a complete .gz file ({error}); compress or copy it again") from error
     except OSError as error:

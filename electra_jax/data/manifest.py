@@ -43,7 +43,8 @@ class SplitManifest:
 
 @dataclass(frozen=True)
 class Manifest:
-    """How rows were made, and what they hold. Equal for equal input, settings and seed, whatever the workers."""
+    """How rows were made, and what they hold. Equal for equal input under equal names, settings and seed, whatever the
+    workers."""
 
     sources: tuple[str, ...]
     """As they were named in the settings."""

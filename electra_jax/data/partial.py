@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from electra_jax.errors import RunError, UserError
+from electra_jax.errors import MidwayError, RunError, UserError
 from electra_jax.files import can_be_made, check_absent, held_folder, room_for
 
 
@@ -19,9 +19,9 @@ def partial_path(path: Path) -> Path:
 def partial_folder(path: Path) -> Iterator[Path]:
     """The folder `whole` in `.NAME.partial`, which becomes `path` when the block ends without an exception.
 
-    An interrupted block (also by SIGKILL, or for want of room) leaves what it wrote for the next one; a UserError
-    leaves nothing. Raises UserError where `path` already holds something or can't be made, and while another process is
-    in such a block; RunError where there is no room.
+    An interrupted block (also by SIGKILL, for want of room, or by a MidwayError) leaves what it wrote for the next
+    one; another UserError leaves nothing. Raises UserError where `path` already holds something or can't be made, and
+    while another process is in such a block; RunError where there is no room.
     """
     check_absent(path)
     partial = partial_path(path)
@@ -32,7 +32,7 @@ def partial_folder(path: Path) -> Iterator[Path]:
             with room_for(path):
                 yield partial / "whole"
                 os.replace(partial / "whole", path)  # an empty folder at `path` is replaced
-        except RunError:
+        except (RunError, MidwayError):
             raise
         except UserError:
             _discard(partial)

@@ -21,7 +21,7 @@ from electra_jax.data.partial import partial_folder
 from electra_jax.data.rows import Rows
 from electra_jax.data.shards import SPLITS, Split, TextShard, cut_shards, join_shards, namer
 from electra_jax.data.tokenizer import load_tokenizer, max_length, save_tokenizer, tokenizer_hash
-from electra_jax.errors import UserError
+from electra_jax.errors import MidwayError, RunError, UserError
 from electra_jax.files import is_unicode
 
 __all__ = ["Manifest", "prepare", "summary"]
@@ -33,10 +33,10 @@ def prepare(config: PrepareConfig) -> Manifest:
     """Write the folder `config.out`: rows in train/ and eval/ (Arrow), tokenizer/ and manifest.json.
 
     The rows depend on the text, the tokenizer and the settings but `workers`, `engine` and (unless packed)
-    `shard_characters`. The folder appears whole or not at all. Interrupted and called again, it makes only the shards
-    that are not finished: they lie in `.NAME.partial` beside it, each under a hash of its text and settings. Raises
-    UserError for settings out of range, text that can't be read or has too many [UNK], where no document is left for
-    training, and while another process prepares the same folder.
+    `shard_characters`. The folder appears whole or not at all. Interrupted, or stopped by text that can't be read, and
+    called again, it makes only the shards that are not finished: they lie in `.NAME.partial` beside it, each under a
+    hash of its text and settings. Raises UserError for settings out of range, text that can't be read or has too many
+    [UNK], where no document is left for training, and while another process prepares the same folder.
     """
     tokenizer = load_tokenizer(config.tokenizer)
     _check(config, tokenizer)
@@ -62,7 +62,10 @@ def _check(config: PrepareConfig, tokenizer: PreTrainedTokenizerFast) -> None:
     if config.length < SHORTEST_LENGTH:
         raise UserError(f"length {config.length}: a row needs at least {SHORTEST_LENGTH} tokens")
     if longest is not None and config.length > longest:
-        raise UserError(f"length {config.length}: {config.tokenizer} takes at most {longest} (model_max_length)")
+        raise UserError(
+            f"length {config.length}: {config.tokenizer} takes at most {longest} (model_max_length); make a "
+            f"vocabulary with a larger --max-length, and give the model as many positions"
+        )
     for name in ("workers", "shard_characters"):
         if getattr(config, name) < 1:
             raise UserError(f"{name} {getattr(config, name)}: at least one is needed")
@@ -96,14 +99,19 @@ def _settings_of_libraries(config: PrepareConfig) -> Iterator[None]:
 def _write_rows(config: PrepareConfig, encoder: Encoder, folder: Path) -> dict[Split, tuple[int, Rows]]:
     """Write both splits; returns the documents and the rows of each."""
     parts = {split: _Part(folder / split) for split in SPLITS}
-    write_shards(_unfinished(_shards(config), parts, encoder), encoder, config)
+    try:
+        write_shards(_unfinished(_shards(config), parts, encoder), encoder, config)
+    except UserError as error:
+        if isinstance(error, RunError) or not any(folder.glob("*/data-*.arrow")):
+            raise
+        raise MidwayError(f"{error}. The rows before it are kept; run the same command again to go on") from error
     written = {
         split: (part.documents, Rows(join_shards(part.folder, part.names, encoder))) for split, part in parts.items()
     }
     if len(written["train"][1]) == 0:
         total, held_out = sum(part.documents for part in parts.values()), parts["eval"].documents
         raise UserError(
-            f"no rows to train on: of {total} documents {held_out} are held out, and the others have no tokens; "
+            f"no rows to train on: of {total} documents {held_out} are held out, and no other has a token; "
             f"give more text, smaller documents, or a smaller held_out"
         )
     return written

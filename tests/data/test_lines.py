@@ -7,7 +7,7 @@ from electra_jax.data.lines import check_files, read_lines
 from electra_jax.errors import UserError
 
 
-@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
 @pytest.mark.parametrize("packed", [False, True])
 def test_line_ends_marks_and_gzip_leave_no_trace(tmp_path: Path, end: bytes, mark: bytes, packed: bool):

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from electra_jax.config import PrepareConfig, VocabConfig
 from electra_jax.data.manifest import Manifest, summary
+from electra_jax.data.partial import partial_path
 from electra_jax.data.prepare import prepare
 from electra_jax.data.rows import open_rows
 from electra_jax.data.tokenizer import load_tokenizer, tokenizer_hash
@@ -223,6 +224,39 @@ def test_mistakes_leave_nothing_behind(
         prepare(replace(config, **settings))  # type: ignore[arg-type]
     assert "\n" not in str(error.value)
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_what_is_finished_before_a_mistake_is_kept(prepared: tuple[Path, Manifest], config: PrepareConfig):
+    partial = partial_path(config.out)
+    text, broken = Path(config.sources[0]), config.out.with_name("broken.txt")
+    broken.write_bytes(text.read_bytes() + b"\n\n\xff\n")
+    settings = replace(config, sources=(str(broken),), shard_characters=500)
+    with pytest.raises(UserError, match=r"is not UTF-8; .* The rows before it are kept; run the same command again"):
+        prepare(settings)
+    finished = {file: file.stat().st_ino for file in partial.glob("whole/*/data-*.arrow")}
+    assert len(finished) > 2
+    broken.write_bytes(text.read_bytes())
+    again = prepare(settings)
+    files = {partial / "whole" / file.relative_to(config.out): file for file in config.out.glob("*/data-*.arrow")}
+    assert {file: files[file].stat().st_ino for file in finished if file in files}.items() <= finished.items()
+    assert len(finished.keys() & files.keys()) > 2
+    assert (again.train, again.eval) == (prepared[1].train, prepared[1].eval)
+    assert not partial.exists()
+
+
+@pytest.mark.parametrize("name", ["b.jsonl", "b.csv", "saved"])
+def test_a_column_that_is_missing_is_told_before_any_text_is_read(config: PrepareConfig, tmp_path: Path, name: str):
+    rows = [{"body": "one"}, {"body": "two"}]
+    if name == "saved":
+        datasets.Dataset.from_list(rows).save_to_disk(tmp_path / name)
+    elif name == "b.csv":
+        (tmp_path / name).write_text("body\none\ntwo\n")
+    else:
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = replace(config, sources=(*config.sources, str(tmp_path / name)), shard_characters=500)
+    with pytest.raises(UserError, match=r"(column|field) 'text'"):
+        prepare(settings)
+    assert not partial_path(config.out).exists()
 
 
 def test_an_occupied_folder_is_left_alone(config: PrepareConfig):
