@@ -1,10 +1,11 @@
 """Several processes that train as one: how they find each other, and how they end together."""
 
 import os
-import re
 import signal
+import socket
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from jax.experimental import multihost_utils
 from electra_jax.config import DistributedConfig
 from electra_jax.errors import UserError, first_line
 
+MEETING = 300
+"""Seconds for all processes to start in."""
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -31,18 +34,45 @@ def join(config: DistributedConfig) -> None:
         return
     if not config.cluster and any(value is None for value in named):
         raise UserError("distributed: coordinator, processes and process go together; or give cluster alone")
-    if config.coordinator is not None and not re.fullmatch(r".+:\d+", config.coordinator):
-        raise UserError(f"distributed.coordinator: {config.coordinator!r} is not host:port")
     if config.timeout < 1:
         raise UserError(f"distributed.timeout: {config.timeout} is not above 0")
+    if config.coordinator is not None:
+        address = _host_and_port(config.coordinator)
+        where = f"process {config.process} of {config.processes}"
+        print(f"{where}: meeting the others at {config.coordinator}", file=sys.stderr, flush=True)
+        if config.process:
+            _wait_for(address)
     try:
         jax.distributed.initialize(
             *named,
+            initialization_timeout=MEETING,
             heartbeat_timeout_seconds=config.timeout,
             shutdown_timeout_seconds=config.timeout,
         )
     except (ValueError, RuntimeError) as error:
         raise UserError(f"distributed: the processes do not meet: {first_line(error)}") from None
+
+
+def _host_and_port(coordinator: str) -> tuple[str, int]:
+    host, _, port = coordinator.rpartition(":")
+    if not (host and port.isascii() and port.isdigit() and 0 < int(port) < 2**16):
+        raise UserError(f"distributed.coordinator: {coordinator!r} is not host:port, with a port from 1 to 65535")
+    return host.strip("[]"), int(port)
+
+
+def _wait_for(address: tuple[str, int]) -> None:
+    """Return when process 0 can be reached. JAX would end this one with a trace of C++ if it can't."""
+    end = time.monotonic() + MEETING
+    while True:
+        try:
+            return socket.create_connection(address, timeout=10).close()
+        except OSError as error:
+            if time.monotonic() > end:
+                raise UserError(
+                    f"distributed.coordinator: process 0 didn't answer at {address[0]}:{address[1]} within {MEETING} "
+                    f"seconds ({error}); start it, or give the address at which this machine reaches it"
+                ) from None
+        time.sleep(1)
 
 
 def is_first() -> bool:

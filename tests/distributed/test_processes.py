@@ -2,6 +2,7 @@
 
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,7 +13,9 @@ import micro
 import pytest
 from test_meshes import command, finish, settings, start, two_processes
 
-from electra_jax.config import PretrainConfig
+from electra_jax.config import DistributedConfig, PretrainConfig
+from electra_jax.errors import UserError
+from electra_jax.train import processes
 from electra_jax.train.run import restore_params
 
 LOST = 10  # seconds without a sign of life
@@ -103,6 +106,23 @@ def test_half_a_meeting_is_told(options: list[str], rows: Path, tmp_path: Path) 
     line = "distributed: coordinator, processes and process go together; or give cluster alone"
     assert micro.complaint("pretrain", written.splitlines(keepends=True)[-1]) == line
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("coordinator", ["localhost", ":80", "localhost:", "localhost:99999", "localhost:0"])
+def test_what_is_no_address(coordinator: str) -> None:
+    with pytest.raises(UserError, match=f"distributed.coordinator: '{coordinator}' is not host:port, with a port"):
+        processes.join(DistributedConfig(coordinator=coordinator, processes=2, process=1))
+
+
+def test_nobody_to_meet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "MEETING", 1)
+    with socket.socket() as held:
+        held.bind(("localhost", 0))  # and doesn't listen
+        coordinator = f"localhost:{held.getsockname()[1]}"
+        with pytest.raises(
+            UserError, match=rf"process 0 didn't answer at {coordinator} within 1 seconds \(.*refused\)"
+        ):
+            processes.join(DistributedConfig(coordinator=coordinator, processes=2, process=1))
 
 
 FULL_DISK = """
