@@ -123,6 +123,12 @@ class ObjectiveConfig:
     """Weight of the discriminator's loss in what the generator maximises, by REINFORCE ([P] appendix F, with
     generator_weight 0); objectives electra and electra-15."""
 
+    @property
+    def trains_generator(self) -> bool:
+        """Whether a generator, if there is one, has a loss; a weight that JAX traces counts as one."""
+        weights = self.generator_weight, self.adversarial_weight
+        return not all(isinstance(weight, int | float) and weight == 0 for weight in weights)
+
     def slots(self, length: int) -> int:
         """Most picks in a row of `length` positions: 19 at 128, 79 at 512 ([G])."""
         return min(length, int((self.mask_prob + 0.005) * length))

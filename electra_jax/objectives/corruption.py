@@ -1,6 +1,6 @@
 """Rows in which a generator has replaced some tokens: what all objectives with a generator begin with."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -61,14 +61,20 @@ def corrupt(model: Electra, tokens: Tokens, keys: Keys, special: SpecialTokens, 
         masked = mask(keys.mask, tokens, picks, special.mask, config.mask_token_prob)
     with jax.named_scope("generator"):
         states = model.states(masked if model.reads_masks else tokens, picks.positions, keys.generator)
+        states, output = trained((states, model.output), config)
     with jax.named_scope("cloze"):
         picked = Picked(flat(states), flat(targets), flat(picks.used), uniforms(keys.sample, *targets.shape))
-        predicted = cloze(config, picked, *model.output)
+        predicted = cloze(config, picked, *output)
         sampled = predicted.sampled.reshape(targets.shape)
     corrupted = tokens._replace(ids=scatter(tokens.ids, picks, sampled))
     return Corrupted(
         picks, targets, masked, states, predicted, sampled, corrupted, replaced=corrupted.ids != tokens.ids
     )
+
+
+def trained(of_generator: Any, config: ObjectiveConfig) -> Any:
+    """Arrays of the generator: without a gradient where it has no loss, or all of it were computed, times 0."""
+    return of_generator if config.trains_generator else jax.lax.stop_gradient(of_generator)
 
 
 def generator_counts(corrupted: Corrupted) -> Counts:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from electra_jax.config import ObjectiveConfig
 from electra_jax.model import Electra, Tokens
 from electra_jax.objectives.cloze import Picked, cloze
-from electra_jax.objectives.corruption import draw_keys, flat
+from electra_jax.objectives.corruption import draw_keys, flat, trained
 from electra_jax.objectives.likelihood import log_likelihood
 from electra_jax.objectives.losses import Totals, count, mean, replaced_token_loss
 from electra_jax.objectives.masking import SpecialTokens, at, candidates, gather, pick, scatter
@@ -37,13 +37,14 @@ def electric(
     picks = pick(keys.pick, tokens, special, config)
     with jax.named_scope("generator"):
         states = model.states(tokens, None, keys.generator)
+        states, output = trained((states, model.output), config)
     with jax.named_scope("cloze"):
         may = candidates(tokens, special)
         every = Picked(flat(states), flat(tokens.ids), flat(may), uniforms(keys.sample, *tokens.ids.shape))
-        predicted = cloze(config, every, *model.output)
+        predicted = cloze(config, every, *output)
         sampled, targets = gather(predicted.sampled.reshape(may.shape), picks), gather(tokens.ids, picks)
         noised = tokens._replace(ids=scatter(tokens.ids, picks, sampled))
-        noise = jax.lax.stop_gradient((flat(states), flat(noised.ids), *model.output))
+        noise = jax.lax.stop_gradient((flat(states), flat(noised.ids), *output))
         log_q = log_likelihood(*noise)[0].reshape(may.shape)
 
     with jax.named_scope("discriminator"):

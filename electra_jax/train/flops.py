@@ -44,7 +44,7 @@ def step_flops(config: PretrainConfig) -> float:
         towers = 2 if config.model.generator_kind == "two-tower" else 1
         predicted = length if name == "electric" else picks
         proposed = towers * length * _encoder(generator, length) + predicted * _masked_lm_head(generator)
-    passes = 3.0 if config.objective.generator_weight or config.objective.adversarial_weight else 1.0
+    passes = 3.0 if config.objective.trains_generator else 1.0
     again = length * 2 * generator.embedding_size * generator.vocab_size if name == "electric" else 0
     return config.batch_size * (3.0 * kept + passes * proposed + again)
 

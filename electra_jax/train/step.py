@@ -86,8 +86,7 @@ def abstract_params(config: PretrainConfig) -> Params:
 
 def trains_generator(config: PretrainConfig) -> bool:
     """Whether the generator has a loss, or there is none."""
-    weights = config.objective.generator_weight, config.objective.adversarial_weight
-    return any(weights) or not objective(config).parts.generator
+    return config.objective.trains_generator or not objective(config).parts.generator
 
 
 def optimizer_of(config: PretrainConfig) -> optax.GradientTransformation:

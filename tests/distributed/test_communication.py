@@ -13,7 +13,7 @@ from electra_jax.train.plan import collectives, compile_step, least_moved, memor
 from electra_jax.train.sharding import make_mesh
 from electra_jax.train.step import abstract_params, init_params, init_state
 
-config = load_config("tiny", data="data", out="out", mesh=sys.argv[1])
+config = load_config("tiny", data="data", out="out", mesh=sys.argv[1] or None)
 compiled = compile_step(replace_rows(config, 2))
 params = abstract_params(config)
 state = jax.eval_shape(lambda: init_state(config, init_params(config)))
@@ -27,7 +27,7 @@ print(json.dumps({
 """
 
 
-@pytest.fixture(scope="module", params=["data=8", "fsdp=8", "data=2,fsdp=4"])
+@pytest.fixture(scope="module", params=["", "fsdp=8", "data=2,fsdp=4"])
 def compiled(request: pytest.FixtureRequest) -> tuple[str, dict]:
     process = micro.python("-c", PROGRAM, request.param, devices=8)
     assert process.returncode == 0, process.stderr
@@ -36,7 +36,7 @@ def compiled(request: pytest.FixtureRequest) -> tuple[str, dict]:
 
 def test_each_device_keeps_its_share_of_parameters_and_optimizer(compiled: tuple[str, dict]) -> None:
     mesh, found = compiled
-    share = {"data=8": 1, "fsdp=8": 1 / 8, "data=2,fsdp=4": 1 / 4}[mesh]
+    share = {"": 1, "fsdp=8": 1 / 8, "data=2,fsdp=4": 1 / 4}[mesh]
     assert found["share"] == pytest.approx(share, rel=0.05)
 
 

@@ -93,7 +93,15 @@ def test_rows_longer_than_the_positions(discriminator: Discriminator) -> None:
         discriminator(np.zeros((1, 13), int))
 
 
-@pytest.mark.parametrize(("ids", "says"), [([[1, 10**6]], "to 1000000, and"), ([[-1, 1]], "from -1"), ([[]], "no ids")])
+@pytest.mark.parametrize(
+    ("ids", "says"),
+    [
+        ([[1, 10**6]], "to 1000000, and"),
+        ([[1, CONFIGS["discriminator"].vocab_size]], "and the vocabulary has"),
+        ([[-1, 1]], "from -1"),
+        ([[]], "no ids"),
+    ],
+)
 def test_ids_that_are_none(discriminator: Discriminator, ids: list, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         discriminator(jnp.array(ids))

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from electra_jax.config import ModelConfig, TowerConfig
+from electra_jax.config import ModelConfig, ObjectiveConfig, TowerConfig
 from electra_jax.model import Electra, Tokens, attention, encoder, heads, residual
 from electra_jax.model.heads import SUMMARY_DROPOUT
 from electra_jax.model.task import HeadKind, TaskModel
 from electra_jax.objectives.corruption import draw_keys
+from electra_jax.objectives.masking import SpecialTokens
+from electra_jax.objectives.registry import OBJECTIVES
 
 HIDDEN, WEIGHTS, LAYERS, BATCH, LENGTH, PICKS = 0.25, 0.125, 2, 3, 10, 4
 CONFIG = ModelConfig(
@@ -80,6 +82,17 @@ def test_towers_drop_what_berts_layers_do(sites: Sites, kind: str) -> None:
         model.discriminate(TOKENS, keys.discriminator)
     generator = [of_encoder(8, 16)] * 2 if kind == "two-tower" else [of_encoder(8, 16, PICKS)]
     check(sites, *generator, of_encoder(24, 16))
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_objective_drops_in_each_tower_that_it_trains(sites: Sites, name: str) -> None:
+    kind, parts = "two-tower" if name == "electric" else "masked-lm", OBJECTIVES[name].parts
+    model = Electra(replace(CONFIG, generator_kind=kind), parts=parts, rngs=nnx.Rngs(0))  # type: ignore[arg-type]
+    config, special = ObjectiveConfig(name=name, mask_prob=PICKS / LENGTH), SpecialTokens(cls=57, sep=58, mask=59)
+    with jax.disable_jit():
+        OBJECTIVES[name].loss(model, TOKENS, jax.random.key(1), special, config, dropout=True)
+    generator = [of_encoder(8, 16)] * 2 if name == "electric" else [of_encoder(8, 16, PICKS)] * parts.generator
+    check(sites, *generator, of_encoder(24, 16, PICKS if name in ("mlm", "replace-mlm") else LENGTH))
 
 
 HEADS: dict[HeadKind, dict] = {

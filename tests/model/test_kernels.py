@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ CONFIG = PretrainConfig(
         vocab_size=61,
         embedding_size=16,
         max_position_embeddings=LENGTH,
+        hidden_dropout_prob=0.2,
+        layer_norm_eps=1e-3,
         discriminator=TowerConfig(num_hidden_layers=2, hidden_size=48, num_attention_heads=3, intermediate_size=40),
         generator=TowerConfig(num_hidden_layers=2, hidden_size=16, num_attention_heads=1, intermediate_size=20),
     ),
@@ -73,6 +76,7 @@ def exactly() -> Iterator[None]:
         (64, 64, 2, 16, False),
         (128, 128, 1, 32, True),
         (200, 200, 2, 16, True),
+        (200, 200, 1, 16, False),
         (19, 128, 2, 16, False),
         (40, 40, 1, 64, True),
     ],
@@ -130,7 +134,7 @@ def test_a_step_with_kernels_has_the_gradient_of_one_without() -> None:
 
 
 @pytest.mark.parametrize("sizes", [(1000, 96, 50), (64, 128, 200), (300, 200, 7), (5, 16, 9)])
-def test_rows_are_added_up_by_id(sizes: tuple[int, int, int]) -> None:
+def test_rows_are_added_up_by_id(monkeypatch: pytest.MonkeyPatch, sizes: tuple[int, int, int]) -> None:
     """Also where one id takes many blocks, another none, and the last block is not full."""
     number, features, entries = sizes
     rng = np.random.default_rng(0)
@@ -139,7 +143,9 @@ def test_rows_are_added_up_by_id(sizes: tuple[int, int, int]) -> None:
     np.add.at(expected, ids, rows)
     given = jnp.asarray(ids), jnp.asarray(rows, jnp.float32)
     np.testing.assert_allclose(sum_sorted(*given, entries), expected, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(add_by_id(jnp.ones((entries, features)), *given), 1 + expected, rtol=1e-5, atol=1e-5)
+    for kernel in (False, True):
+        monkeypatch.setattr(lookup, "can_call", lambda kernel=kernel: kernel)
+        np.testing.assert_allclose(add_by_id(jnp.ones((entries, features)), *given), 1 + expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("kernel", [False, True])
@@ -217,6 +223,15 @@ def test_who_computes_attention(
     monkeypatch.setattr(kernels, "can_call", lambda dtype: there)
     compute = ComputeConfig(attention=given)  # type: ignore[arg-type]
     assert implementation(compute, head_size, rate)[0] is computes
+
+
+def test_cudnn_attends_as_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    by_xla = partial(jax.nn.dot_product_attention, implementation="xla")
+    monkeypatch.setattr(jax.nn, "dot_product_attention", lambda *x, mask, implementation: by_xla(*x, mask=mask))
+    of_heads = random_arrays(*[(2, 12, 2, 16)] * 3)
+    attended = jax.random.bernoulli(jax.random.key(2), 0.7, (2, 1, 12)).at[..., 0].set(True)
+    found, expected = (f(0.0, *of_heads, attended, None) for f in (attention._cudnn, attend))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_plan_for_other_devices_takes_no_kernel_that_these_lack() -> None:

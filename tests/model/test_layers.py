@@ -11,7 +11,7 @@ from scipy.stats import norm
 from electra_jax.config import ComputeConfig, ElectraConfig
 from electra_jax.model.attention import attend
 from electra_jax.model.encoder import Encoder
-from electra_jax.model.layers import dot_general, dropout, gelu, in_parts, keep_mask, normalize, products
+from electra_jax.model.layers import LayerNorm, dot_general, dropout, gelu, in_parts, keep_mask, normalize, products
 from electra_jax.train.step import step_key
 
 X = np.linspace(-10, 10, 4001)
@@ -108,6 +108,17 @@ def test_the_gradients_of_a_layer_norm() -> None:
     assert_same_gradients(lambda *a: normalize(1e-12, *a), definition, *normals((3, 4, 16), (16,), (16,)))
 
 
+def test_a_layer_norm_of_bfloat16_is_taken_in_float32() -> None:
+    x = 100 + 8 * jax.random.normal(jax.random.key(0), (64, 16)).astype(jnp.bfloat16)
+    exact = np.asarray(x, np.float64)
+    expected = (exact - exact.mean(-1, keepdims=True)) / exact.std(-1, keepdims=True)
+
+    found = LayerNorm(16, 1e-12, jnp.dtype("bfloat16"))(x)
+
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_allclose(found.astype(jnp.float32), expected, rtol=0.005, atol=0.001)
+
+
 @pytest.mark.parametrize("rate", [0.0, 0.3])
 @pytest.mark.parametrize("rows", [1, 6])
 def test_the_gradients_of_attention(rate: float, rows: int) -> None:
@@ -121,6 +132,13 @@ def test_the_gradients_of_attention(rate: float, rows: int) -> None:
         return jnp.einsum("BNLM,BMND->BLND", weights, value)
 
     assert_same_gradients(lambda *a: attend(rate, *a, attended, seed), definition, *normals(*[(2, 6, 3, 8)] * 3))
+
+
+def test_scores_of_bfloat16_are_float32() -> None:
+    query, key, value = (x.astype(jnp.bfloat16) for x in normals(*[(2, 64, 1, 16)] * 3))
+    of_heads, attended = (16 * query, key, value), jnp.ones((2, 1, 64), bool)
+    found, expected = (attend(0.0, *map(cast, of_heads), attended, None) for cast in (jnp.asarray, jnp.float32))
+    np.testing.assert_allclose(found.astype(jnp.float32), expected, rtol=0.02, atol=0.02)
 
 
 # --- dropout ------------------------------------------------------------------------------------------------------

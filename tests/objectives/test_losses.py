@@ -109,6 +109,20 @@ def test_rates_are_those_of_scikit_learn(shift: float, scale: float) -> None:
     assert metrics["replaced_rate"] == pytest.approx(truth.mean())
 
 
+def test_the_loss_is_that_of_the_objectives_weights() -> None:
+    sums = no_picks() | {"mlm_sum": 6.0, "picks": 2.0, "discriminator_sum": 4.0, "judged": 8.0}
+
+    metrics = summarize(sums, ObjectiveConfig(generator_weight=3.0, discriminator_weight=10.0))
+
+    assert (metrics["mlm_loss"], metrics["discriminator_loss"], metrics["loss"]) == (3.0, 0.5, 14.0)
+
+
+def test_samples_are_right_among_those_that_are_drawn() -> None:
+    sums = no_picks() | {"picks": 100.0, "sampled": 20.0, "samples_correct": 5.0}
+
+    assert summarize(sums, ObjectiveConfig())["samples_correct"] == 0.25
+
+
 def test_equal_logits_have_an_auc_of_one_half() -> None:
     replaced = np.arange(100).reshape(4, 25) % 3 == 0
 

@@ -172,8 +172,9 @@ def test_replace_mlm_predicts_the_picks_from_samples() -> None:
 
 
 def test_all_tokens_mlm_predicts_every_token_by_copy_or_softmax() -> None:
-    objective, model = replace(MASKED, name="all-tokens-mlm"), model_of("all-tokens-mlm")
+    objective, model = replace(MASKED, name="all-tokens-mlm"), nnx.clone(model_of("all-tokens-mlm"))
     made = corrupted_by(model, objective)
+    model.discriminator.head.prediction.bias[...] -= jnp.median(model.discriminate(made.tokens))  # copies half of them
     copy = expit(-np.asarray(model.discriminate(made.tokens), np.float64))
     softmax = np.exp(-nll(predictions(model, made.tokens), TOKENS.ids))
     p = copy * ~np.asarray(made.replaced) + (1 - copy) * softmax
@@ -182,6 +183,8 @@ def test_all_tokens_mlm_predicts_every_token_by_copy_or_softmax() -> None:
 
     np.testing.assert_allclose(loss, generator_loss(model, made) - np.log(p)[REAL].mean(), rtol=1e-5)
     assert counts["predicted_tokens"] == REAL.sum()
+    likeliest = predictions(model, made.tokens).argmax(-1) == TOKENS.ids
+    assert counts["encoder_correct"] == np.where(copy < 0.5, likeliest, ~np.asarray(made.replaced))[REAL].sum()
 
 
 def test_the_probabilities_of_all_tokens_mlm_add_up_to_1() -> None:
@@ -197,7 +200,8 @@ def test_the_probabilities_of_all_tokens_mlm_add_up_to_1() -> None:
 
 
 def test_electric_contrasts_data_with_samples_by_their_noise() -> None:
-    objective, model = replace(MASKED, name="electric"), model_of("electric", TWO_TOWER)
+    weights = {"generator_weight": 2.0, "discriminator_weight": 20.0}
+    objective, model = replace(MASKED, name="electric", **weights), model_of("electric", TWO_TOWER)
     keys = draw_keys(KEY, len(REAL), dropout=False)
     picks = pick(keys.pick, TOKENS, SPECIAL, objective)
     logits = model.generate(TOKENS, jnp.broadcast_to(jnp.arange(40), TOKENS.ids.shape))
@@ -214,11 +218,12 @@ def test_electric_contrasts_data_with_samples_by_their_noise() -> None:
     data = (n - k) * np.exp(-energies)
     noise = k * np.exp(-nll(log_q, noised.ids))
     of_tokens = np.where(chosen, -np.log(noise / (data + noise)), -np.log(data / (data + noise)))
-    expected = nll(log_q, TOKENS.ids)[may].mean() + 50 * of_tokens[REAL].mean()
+    expected = 2 * nll(log_q, TOKENS.ids)[may].mean() + 20 * of_tokens[REAL].mean()
     np.testing.assert_allclose(loss, expected, rtol=1e-4)
     assert counts["sampled"] == chosen.sum() == picks.used.sum()
     assert counts["replaced"] == chosen.sum()  # a sample is noise even where it hits the original
     assert counts["picks"] == may.sum()
+    assert counts["samples_correct"] == (chosen & (noised.ids == TOKENS.ids)).sum() > 0
 
 
 def test_an_adversarial_generator_follows_its_samples_rewards() -> None:
@@ -296,6 +301,17 @@ def test_with_gdes_the_discriminator_starts_from_the_shared_tables() -> None:
     assert differences is not None
     np.testing.assert_array_equal(differences.over(TOKENS, gdes.embeddings), gdes.embeddings(TOKENS))
     np.testing.assert_array_equal(differences.word_table(gdes.embeddings), gdes.embeddings.word[...])
+
+
+def test_with_gdes_the_encoder_predicts_by_a_table_that_moves_its_own_alone() -> None:
+    model = model_of("replace-mlm", replace(MODEL, tie="gdes"))
+
+    found = moved(gradients(replace(MASKED, name="replace-mlm", generator_weight=0.0), model))
+
+    assert {path.split("/")[0] for path in found} == {"discriminator"}
+    differences = model.discriminator.embeddings
+    assert differences is not None
+    np.testing.assert_array_equal(model.prediction[0], model.embeddings.word[...] + differences.word[...])
 
 
 @pytest.mark.parametrize("tie", ["none", "gdes"])

@@ -3,10 +3,11 @@
 from types import SimpleNamespace
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import pytest
 
-from electra_jax.train import clock
+from electra_jax.train import clock, flops
 from electra_jax.train.clock import Clock
 from electra_jax.train.pretrain import Trainer
 
@@ -23,6 +24,14 @@ def test_a_lap_is_of_the_steps_since_the_last_and_the_first_is_not_counted(monke
     assert ours.lap() == 0.5
     assert ours.lap() == 0.0  # of no step
     assert ours.seconds_a_step == 0.5
+
+
+def test_the_peak_is_that_of_the_quickest_product_on_all_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([0.0, 0.0, 0.0, 0.2, 0.2, 0.2, 0.25, 0.4])
+    monkeypatch.setattr(flops, "time", SimpleNamespace(perf_counter=lambda: next(now)))
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    monkeypatch.setattr(jax, "device_count", lambda: 8)
+    assert flops.measure_peak("float32") == pytest.approx(8 * 2 * 1024**3 / 0.05)
 
 
 def test_speed_is_of_a_good_steps_tokens_and_operations() -> None:

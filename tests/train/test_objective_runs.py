@@ -155,6 +155,8 @@ def test_differences_are_added_where_one_encoder_starts_both_towers(finished: Pr
     both = params["embeddings"]["word"] + params["discriminator"]["embeddings"]["word"]
     np.testing.assert_array_equal(started["embeddings"]["word"], both)
     assert "embeddings" not in started["discriminator"]
+    apart = started_from_one(params, config.model, config.model.discriminator)["discriminator"]["embeddings"]
+    assert micro.equal_bits(flat(apart), flat({"norm": params["discriminator"]["embeddings"]["norm"]}))
 
 
 def test_a_frozen_generator_must_come_from_somewhere(finished: PretrainConfig, tmp_path: Path) -> None:
@@ -231,5 +233,30 @@ def test_an_objective_is_counted_by_what_it_computes(finished: PretrainConfig) -
     assert flops("electra") == flops("electra-15") > encoder
     assert flops("mlm") < flops("replace-mlm") < flops("all-tokens-mlm")
     assert flops("electra", generator_kind="unigram") == encoder
+    frozen = step_flops(replace(finished, objective=ObjectiveConfig(generator_weight=0.0)))
+    assert flops("electra") - encoder == pytest.approx(3 * (frozen - encoder))
     bigger = ModelConfig(**{**vars(finished.model), "generator": finished.model.discriminator})
     assert step_flops(replace(finished, model=bigger)) > flops("electra")
+
+
+def test_a_two_tower_generator_is_counted_twice(finished: PretrainConfig) -> None:
+    deeper = replace(finished.model.generator, num_hidden_layers=2)
+    layer = {}
+    for kind in ("masked-lm", "two-tower"):
+        one = with_objective(finished, finished.out, "electra", generator_kind=kind)
+        layer[kind] = step_flops(replace(one, model=replace(one.model, generator=deeper))) - step_flops(one)
+    assert layer["two-tower"] == 2 * layer["masked-lm"] > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "picks", "everywhere"),
+    [("electra", 3, 0), ("mlm", 3, 0), ("replace-mlm", 6, 0), ("all-tokens-mlm", 3, 3), ("electric", 0, 4)],
+)
+def test_an_entry_of_the_vocabulary_is_counted_where_it_is_predicted(
+    finished: PretrainConfig, name: str, picks: int, everywhere: int
+) -> None:
+    config = with_objective(finished, finished.out, name)
+    larger = replace(config, model=replace(config.model, vocab_size=config.model.vocab_size + 1))
+    positions = picks * config.objective.slots(config.length) + everywhere * config.length
+    expected = config.batch_size * 2 * config.model.embedding_size * positions
+    assert step_flops(larger) - step_flops(config) == expected

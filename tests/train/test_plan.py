@@ -69,6 +69,8 @@ def test_a_line_without_a_collective_moves_nothing() -> None:
     [
         (["--memory", "lots"], "memory: 'lots' is no size"),
         (["--mesh", "rows=8"], "mesh: 'rows=8' is no list of axes"),
+        (["--mesh", "data=2,data=4"], "mesh: 'data=2,data=4' is no list of axes, each once"),
+        (["--mesh", "data=0"], "mesh: 'data=0' is no list of axes"),
         (["--peak-tflops", 0], "peak_tflops: 0.0 is not a number above 0"),
         (["--utilisation", -2], "utilisation: -2.0 is not a number above 0"),
     ],
