@@ -5,6 +5,7 @@ Defaults are those of the original release's small model; [G] is google-research
 """
 
 from dataclasses import dataclass
+from numbers import Number
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -197,7 +198,7 @@ class DistributedConfig:
 
 
 class _Settings:
-    """Takes texts for paths, and one alone, or a list, for a tuple of them."""
+    """Takes texts for paths and paths for texts, one alone, or a list, for a tuple of them, and NumPy's numbers."""
 
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(type(self)).items():
@@ -210,6 +211,10 @@ def _as_declared(hint: Any, value: Any) -> Any:
     kinds = [kind for kind in get_args(hint) if kind is not NoneType] if NoneType in get_args(hint) else [hint]
     if kinds == [Path] and isinstance(value, str):
         return Path(value)
+    if kinds == [str] and isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Number) and hasattr(value, "item"):  # of NumPy
+        return value.item()
     if get_origin(kinds[0]) is tuple and isinstance(value, str | Path | list | tuple):
         several = [value] if isinstance(value, str | Path) else value
         return tuple(_as_declared(get_args(kinds[0])[0], one) for one in several)

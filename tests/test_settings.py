@@ -5,6 +5,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from electra_jax.config import (
@@ -69,6 +70,14 @@ def test_in_python_texts_are_paths_and_one_needs_no_tuple() -> None:
     vocab = VocabConfig(["a.txt", Path("b.txt")], "tokenizer")  # type: ignore[arg-type, list-item]
     assert (vocab.text, vocab.out) == ((Path("a.txt"), Path("b.txt")), Path("tokenizer"))
     assert FinetuneConfig("model", "out", text="review").text == ("review",)  # type: ignore[arg-type]
+
+
+def test_in_python_paths_are_texts_and_numpys_numbers_are_numbers() -> None:
+    config = FinetuneConfig(Path("model"), "out", train=Path("a.csv"), seed=np.int64(3), learning_rate=np.float64(0.1))  # type: ignore[arg-type]
+    assert (config.model, config.train) == ("model", "a.csv")
+    assert [type(one) for one in (config.seed, config.learning_rate)] == [int, float]
+    assert parse(FinetuneConfig, tomllib.loads(to_toml(config)), "my.toml") == config
+    assert PrepareConfig((Path("a"), "b"), Path("tokenizer"), "rows").sources == ("a", "b")  # type: ignore[arg-type]
 
 
 def test_one_folder_of_data_needs_no_list() -> None:

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast
 from electra_jax.errors import UserError, first_line
 
 SPECIAL_NAMES = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
+SIDES = ("padding_side", "truncation_side")
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 """A repository of the hub: owner/name. Names without an owner hold no ELECTRA, and would be mistyped folders."""
 LONGEST = 10**6
@@ -112,7 +113,7 @@ def _tokenizer_config(tokenizer: PreTrainedTokenizerFast, state: dict[str, Any])
         config["tokenize_chinese_chars"] = normalizer["handle_chinese_chars"]
     if max_length(tokenizer) is not None:
         config["model_max_length"] = max_length(tokenizer)
-    return config | {name: getattr(tokenizer, name) for name in SPECIAL_NAMES}
+    return config | {name: getattr(tokenizer, name) for name in (*SPECIAL_NAMES, *SIDES)}
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

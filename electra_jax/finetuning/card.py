@@ -16,6 +16,7 @@ PIPELINES = {
     "tagging": "token-classification",
     "question-answering": "question-answering",
 }
+"""As the hub names them; transformers has the last no longer."""
 
 
 def finetuned_card(config: FinetuneConfig, model: FineTuned, best: Result, scores: Sequence[float]) -> str:
@@ -23,8 +24,9 @@ def finetuned_card(config: FinetuneConfig, model: FineTuned, best: Result, score
     task, name = model.task, config.out.name
     pipeline = PIPELINES.get(task.name)
     load = f'{ARCHITECTURES[task.head.kind]}.from_pretrained("{name}")'
-    usage = f'pipeline("{pipeline}", model="{name}")' if pipeline else load
-    imports = "pipeline" if pipeline else ARCHITECTURES[task.head.kind]
+    by_pipeline = pipeline and task.name != "question-answering"
+    usage = f'pipeline("{pipeline}", model="{name}")' if by_pipeline else load
+    imports = "pipeline" if by_pipeline else ARCHITECTURES[task.head.kind]
     each = ", ".join(f"{score:.4f}" for score in scores)
     sections = [
         front_matter(pipeline),

@@ -71,7 +71,11 @@ class Classification(SequenceTask):
         if len(found) < 2 and not (self.settings.multi_label and found):
             value = f"has one value only, {next(iter(found))!r}" if found else "has no label"
             raise UserError(f"{source}: column {self.settings.label[0]!r} {value}; a classifier needs two or more")
-        return self.with_settings(labels=tuple(sorted(found, key=_numbers_first)))
+        known = self.settings.labels
+        order = (
+            [label for label in known if label in found] if found <= set(known) else sorted(found, key=_numbers_first)
+        )
+        return self.with_settings(labels=tuple(order))
 
     def loss(self, logits: Float[Array, "B C"], batch: dict[str, Array]) -> tuple[losses.Scalar, losses.Scalar]:  # noqa: D102
         loss = losses.sigmoid_cross_entropy if self.settings.multi_label else losses.cross_entropy

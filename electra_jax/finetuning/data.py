@@ -16,6 +16,7 @@ from electra_jax.config import FinetuneConfig
 from electra_jax.data.documents import check_source, load_hub, load_saved
 from electra_jax.data.records import Record, format_of, read_file, require_rows
 from electra_jax.errors import UserError
+from electra_jax.finetuning.classification import Classification
 from electra_jax.finetuning.examples import Example, Feature
 from electra_jax.finetuning.question_answering import read_squad
 from electra_jax.finetuning.task import Task, read_examples
@@ -67,6 +68,7 @@ def load_data(config: FinetuneConfig, task: Task) -> FinetuneData:
     train = list(_examples(config, task, source, train_split, skipped))
     if not train:
         raise UserError(f"{source}: all of its {len(skipped)} rows have empty fields")
+    task = _with_known_labels(task, config, source, train_split)
     fitted = task.fitted(train, source)  # to all: a label that one example alone has may fall among those held out
     held_out: list[Example] = []
     if eval_source is not None:
@@ -86,8 +88,12 @@ def read_records(source: str, split: str = "train", subset: str | None = None) -
     if path.is_file():
         squad = read_squad(path) if format_of(path) == ".json" else None
         return require_rows(squad or read_file(path), source)
-    dataset = load_saved(path, split) if path.is_dir() else load_hub(source, subset, split)
-    return require_rows(_rows(dataset, source), source)
+    return require_rows(_rows(_load(source, split, subset), source), source)
+
+
+def _load(source: str, split: str, subset: str | None) -> Dataset:
+    path = Path(source)
+    return load_saved(path, split) if path.is_dir() else load_hub(source, subset, split)
 
 
 def _sources(config: FinetuneConfig) -> tuple[str, str, str | None, str]:
@@ -111,9 +117,20 @@ def _has_splits(source: str) -> bool:
 
 
 def _examples(config: FinetuneConfig, task: Task, source: str, split: str, skipped: list[str]) -> Iterator[Example]:
-    subset = config.subset or (str(config.task) if glue_of(config) else None)
-    records = read_records(source, split, subset)
+    records = read_records(source, split, _subset(config))
     return read_examples(task, records, config.empty, labelled=True, skipped=skipped)
+
+
+def _subset(config: FinetuneConfig) -> str | None:
+    return config.subset or (str(config.task) if glue_of(config) else None)
+
+
+def _with_known_labels(task: Task, config: FinetuneConfig, source: str, split: str) -> Task:
+    """A classification with the labels of a numbered class (ClassLabel), in their order."""
+    if not isinstance(task, Classification) or Path(source).is_file():
+        return task
+    kind = _load(source, split, _subset(config)).features.get(task.settings.label[0])
+    return task.with_settings(labels=tuple(_class_names(kind) or ()))
 
 
 def _divide(examples: list[Example], config: FinetuneConfig) -> tuple[list[Example], list[Example]]:

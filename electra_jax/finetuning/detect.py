@@ -8,8 +8,11 @@ from pathlib import Path
 from rich.text import Text
 from scipy.special import expit
 
+from electra_jax.errors import UserError
 from electra_jax.files import can_be_made, write_text
 from electra_jax.finetuning.texts import read_texts
+from electra_jax.hub.configs import FILE_NAME, read_objective
+from electra_jax.hub.source import local_folder
 
 LOUD = 0.5
 """Probability above which a token is taken for a replaced one."""
@@ -48,12 +51,17 @@ class Detected:
 def detect(model: str | Path, texts: Sequence[str]) -> list[Detected]:
     """What the discriminator in a folder, or of that name on the hub, says of every token of each text.
 
-    Raises UserError where there is no discriminator, and for a text that is empty or longer than the model's positions;
-    TypeError for one text in place of several.
+    Raises UserError where there is no discriminator or it is of electric, and for a text that is empty or longer than
+    the model's positions; TypeError for one text in place of several.
     """
-    return [
-        Detected(one.text, one.tokens, tuple(expit(one.logits).tolist()), one.spans) for one in read_texts(model, texts)
-    ]
+    folder = local_folder(model)
+    if read_objective(folder) == "electric":
+        raise UserError(
+            f"{folder / FILE_NAME}: pretraining_objective is electric, whose outputs are energies; it scores texts "
+            f"(`electra-jax score`)"
+        )
+    read = read_texts(folder, texts)
+    return [Detected(one.text, one.tokens, tuple(expit(one.logits).tolist()), one.spans) for one in read]
 
 
 def coloured(found: Detected) -> Text:

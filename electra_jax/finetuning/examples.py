@@ -51,9 +51,12 @@ class EmptyFieldError(UserError):
 
 
 def check_several(texts: Sequence[str]) -> None:
-    """Raise TypeError for a text, whose characters would each be taken for one."""
+    """Raise TypeError for a text, whose characters would each be taken for one, and for what isn't one."""
     if isinstance(texts, str):
         raise TypeError(f"texts: {texts[:20]!r} is one text; give a list of texts")
+    for text in texts:
+        if not isinstance(text, str):
+            raise TypeError(f"texts: {text!r} is no text")
 
 
 def text_of(record: Record, column: str) -> str:

@@ -41,7 +41,6 @@ POSITIVE = (
     "epochs",
     "eval_every",
     "patience",
-    "stride",
 )
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self
@@ -112,6 +112,8 @@ class FineTuned:
         config, head, params = read_task_model(folder)
         tokenizer = fitting(load_tokenizer(folder), config.vocab_size, name_or_folder)
         settings = task or _read_settings(folder, head, config, tokenizer)
+        if settings.labels and len(settings.labels) == len(head.labels):  # config.json's, which people rename
+            settings = replace(settings, labels=head.labels)
         made = task_of(settings, tokenizer, config)
         if (made.head.kind, made.head.outputs) != (head.kind, head.outputs):
             ours = f"{settings.task} of {made.head.outputs} outputs"

@@ -78,14 +78,20 @@ class MultipleChoice(Task):
         """The number of the right choice, counted from 0; a row gives it, or the choice itself."""
         column = self.settings.label[0]
         label = text_of(record, column).strip()
-        stripped = [choice.strip() for choice in choices]
-        is_number = isinstance(record.values[column], int)  # which counts, even where a choice is that number
-        if label in stripped and not is_number:
-            return stripped.index(label)
-        if not label.isdecimal() or int(label) >= len(choices):
-            expected = f"a number from 0 to {len(choices) - 1}, or one of the choices"
-            raise UserError(f"{record.where}, column {column!r} is {label!r}; give {expected}")
-        return int(label)
+        by_text = [index for index, choice in enumerate(choices) if choice.strip() == label][:1]
+        by_number = [int(label)] if label.isdecimal() and int(label) < len(choices) else []
+        if by_number and isinstance(record.values[column], int):
+            return by_number[0]  # even where a choice is that number
+        where = f"{record.where}, column {column!r} is {label!r}"
+        match sorted({*by_text, *by_number}):
+            case []:
+                raise UserError(f"{where}; give a number from 0 to {len(choices) - 1}, or one of the choices")
+            case [meant]:
+                return meant
+        raise UserError(
+            f"{where}, the number of one choice and the text of another; give numbers, in JSONL or Parquet, which are "
+            f"taken for numbers"
+        )
 
     def _check_counts(self, examples: Sequence[Example]) -> None:
         first = examples[0]

@@ -220,6 +220,10 @@ class Tuner:
 
     def _keep(self, seed: int, step: int, params: Params, folder: Path) -> Result:
         """Write the best weights and then the result, and drop the checkpoints, which served resuming."""
+        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
+            raise UserError(
+                f"seed {seed}: its weights are no numbers; learning_rate {self.config.learning_rate} is too high"
+            )
         task, scores = self.task, {}
         if self.data.eval.examples:
             placed = jax.device_put(params, replicated(self.mesh))

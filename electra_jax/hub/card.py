@@ -21,6 +21,10 @@ replaced it ([Clark et al., 2020](https://arxiv.org/abs/2003.10555)). It is the 
     "encoder": """\
 A Transformer encoder of ELECTRA's architecture ([Clark et al., 2020](https://arxiv.org/abs/2003.10555)), pretrained to
 predict tokens rather than to detect replaced ones. It is the model to fine-tune.""",
+    "electric": """\
+An Electric model ([Clark et al., 2020](https://arxiv.org/abs/2012.08561)): a Transformer encoder of ELECTRA's
+architecture, pretrained to give each token of a text an energy, minus the logarithm of its probability given all the
+others, up to a constant. It is the model to fine-tune, and it scores texts.""",
     "generator": """\
 An ELECTRA generator: the small masked language model that proposes replacements while a discriminator is pretrained
 ([Clark et al., 2020](https://arxiv.org/abs/2003.10555)). The discriminator, not this model, is the one to
@@ -37,6 +41,15 @@ model = ElectraForPreTraining.from_pretrained("{name}")
 inputs = tokenizer("a sentence", return_tensors="pt")
 with torch.no_grad():
     replaced = model(**inputs).logits > 0  # [1, tokens]""",
+    "electric": """\
+import torch
+from transformers import AutoTokenizer, ElectraForPreTraining
+
+tokenizer = AutoTokenizer.from_pretrained("{name}")
+model = ElectraForPreTraining.from_pretrained("{name}")
+inputs = tokenizer("a sentence", return_tensors="pt")
+with torch.no_grad():
+    log_likelihood = -model(**inputs).logits[0, 1:-1].sum()  # without [CLS] and [SEP]; up to a constant each token""",
     "generator": """\
 from transformers import pipeline
 
@@ -53,6 +66,7 @@ def model_card(
     kind: Role,
     config: ElectraConfig,
     *,
+    objective: str | None = None,
     manifests: Sequence[Mapping[str, Any]] = (),
     recipe: str | None = None,
     curve: Sequence[Mapping[str, float]] = (),
@@ -62,14 +76,15 @@ def model_card(
 ) -> str:
     """Markdown with YAML front matter.
 
-    `name` is that of the folder or on the hub; `manifests` what the manifest.json of each folder of data holds;
-    `recipe` the run's settings as TOML; `curve` the evaluations, each with its step; `metrics` those of the last. A
-    section whose input is not given is left out.
+    `name` is that of the folder or on the hub; `objective` what the run minimised, if not electra; `manifests` what the
+    manifest.json of each folder of data holds; `recipe` the run's settings as TOML; `curve` the evaluations, each with
+    its step; `metrics` those of the last. A section whose input is not given is left out.
     """
+    about = "electric" if objective == "electric" and kind == "discriminator" else kind
     sections = [
         front_matter(None if kind == "discriminator" else "fill-mask", license, language),
-        f"# {name}\n\n{WHAT[kind]}\n\n{sizes(config)}",
-        _usage(name, kind),
+        f"# {name}\n\n{WHAT[about]}\n\n{sizes(config)}",
+        _usage(name, about),
         _data(manifests) if manifests else "",
         f"## Recipe\n\nPretrained in JAX by these settings:\n\n{code('toml', recipe)}" if recipe else "",
         f"## Curve\n\nOn held-out rows:\n\n{_curve(curve)}" if curve else "",
@@ -99,9 +114,9 @@ def sizes(config: ElectraConfig) -> str:
     )
 
 
-def _usage(name: str, kind: Role) -> str:
-    usage = f"## Usage\n\n{code('python', USAGE[kind].format(name=name))}"
-    return usage if kind == "generator" else f"{usage}\n\n{FINE_TUNING}"
+def _usage(name: str, about: str) -> str:
+    usage = f"## Usage\n\n{code('python', USAGE[about].format(name=name))}"
+    return usage if about == "generator" else f"{usage}\n\n{FINE_TUNING}"
 
 
 def _data(manifests: Sequence[Mapping[str, Any]]) -> str:

@@ -64,14 +64,14 @@ def export(run: str | Path, out: str | Path, step: int | None = None) -> list[Pa
     check_absent(out)
     model = read_model(run)
     step, params = restore_params(run, step)
-    models = single_models(params)
+    models, objective = single_models(params), read_objective(run)
     tokenizer = run / TOKENIZER if (run / TOKENIZER).is_dir() else None
     with new_folder(out) as scratch:
         for name, (kind, own) in models.items():
             folder, config = scratch / name, model.tower("generator" if name == "generator" else "discriminator")
             folder.mkdir()
-            card = model_card(f"{out.name}/{name}", name, config, **_story(run, step))
-            write_model(folder, kind, config, own, tokenizer, card, objective=read_objective(run))
+            card = model_card(f"{out.name}/{name}", name, config, objective=objective, **_story(run, step))
+            write_model(folder, kind, config, own, tokenizer, card, objective=objective)
     return [out / name for name in models]
 
 

@@ -38,7 +38,8 @@ def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
     def rate(count: Int[Array, ""]) -> Array:
         done = jnp.clip((count - start) / max(steps - start, 1), 0.0, 1.0)
-        return config.learning_rate * (1 - done) ** config.power * jnp.minimum(1.0, count / max(config.warmup_steps, 1))
+        warm = jnp.minimum(1.0, count / config.warmup_steps) if config.warmup_steps else 1.0
+        return config.learning_rate * (1 - done) ** config.power * warm
 
     return rate
 

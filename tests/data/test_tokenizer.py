@@ -50,6 +50,14 @@ def test_settings_survive_saving(bare: Path, tmp_path: Path):
     assert config["mask_token"] == "[MASK]"
 
 
+def test_the_side_that_is_cut_survives_saving(bare: Path, tmp_path: Path):
+    tokenizer = load_tokenizer(bare)
+    tokenizer.truncation_side = tokenizer.padding_side = "left"
+    again = load_tokenizer(saved(tokenizer, tmp_path / "again"))
+    assert again("hello 你 好", truncation=True, max_length=4).input_ids[1:-1] == again("你 好").input_ids[1:-1]
+    assert again.padding_side == "left"
+
+
 def test_no_length_is_no_number(bare: Path):
     (bare / "tokenizer_config.json").unlink()
     assert max_length(load_tokenizer(bare)) is None

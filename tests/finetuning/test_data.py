@@ -273,6 +273,15 @@ def test_a_class_that_is_missing_is_empty(load: Load, tmp_path: Path) -> None:
     assert data.skipped == tuple(f"{tmp_path}/saved: row {n}, column 'label' is empty" for n in (11, 12))
 
 
+def test_labels_are_in_the_order_of_their_classes(load: Load, tmp_path: Path) -> None:
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["not_same", "unused", "equal"])})
+    rows = [{"text": f"fox {n}", "label": n % 2 * 2} for n in range(10)]
+    Dataset.from_list(rows, features=features).save_to_disk(tmp_path / "saved")
+    data = load(tmp_path / "saved", eval_fraction=0.0)
+    assert data.task.settings.labels == ("not_same", "equal")  # so the f1 of two is that of the second class
+    assert [feature.target for feature in data.train.flat[:2]] == [0, 1]
+
+
 def test_tags_are_read_by_their_names(load: Load, tmp_path: Path) -> None:
     Dataset.from_list([named(0, n) for n in range(4)], features=NAMED).save_to_disk(tmp_path / "saved")
     data = load(tmp_path / "saved", task="tagging", eval_fraction=0.0)
@@ -332,7 +341,7 @@ def test_a_glue_task_has_its_columns_and_its_validation(
     splits = {"train": glue(0, 1, 1, 0), "validation": glue(1, 0, start=50), "test": glue(-1, -1, start=90)}
     DatasetDict(splits).save_to_disk(tmp_path / "glue")
     data = load(tmp_path / "glue", task=task)
-    assert data.task.settings.labels == ("equivalent", "not_equivalent")
+    assert data.task.settings.labels == ("not_equivalent", "equivalent")
     assert [example.inputs for example in data.train.examples] == [(f"fox {n}", f"dogs {n}") for n in range(4)]
     assert [e.inputs[0] for e in data.eval.examples] == ["fox 50", "fox 51"]
     assert [e.target for e in data.eval.examples] == ["equivalent", "not_equivalent"]

@@ -133,6 +133,13 @@ def test_without_evaluation_the_last_step_is_kept(learning: FinetuneConfig, tmp_
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
+def test_weights_that_are_no_numbers_are_not_kept(learning: FinetuneConfig, tmp_path: Path) -> None:
+    config = replace(learning, out=tmp_path / "out", eval_fraction=0.0, epochs=0.3, learning_rate=1e38)
+    with pytest.raises(UserError, match=r"^seed 0: its weights are no numbers; learning_rate 1e\+38 is too high"):
+        finetune(config)
+    assert not config.out.exists()
+
+
 # --- going on -----------------------------------------------------------------------------------------------------
 
 

@@ -75,6 +75,13 @@ def test_choices_and_labels_have_several_forms(
     assert example.target == 1
 
 
+@pytest.mark.parametrize(
+    ("choices", "label", "target"), [("3|2|1", 2, 2), ("3|2|1", "3", 0), ("0|1|5", "1", 1), ("a|b|c", "2", 2)]
+)
+def test_choices_may_be_numbers(pieces: PreTrainedTokenizerFast, choices: str, label: int | str, target: int) -> None:
+    assert make(pieces).read(record(choices=choices, label=label), labelled=True).target == target
+
+
 def test_a_second_column_begins_each_choice(pieces: PreTrainedTokenizerFast) -> None:
     task = make(pieces, text=("context", "begin"))
     ((feature,),) = task.features([task.read(record(begin="it"), labelled=True)])
@@ -89,6 +96,11 @@ def test_a_second_column_begins_each_choice(pieces: PreTrainedTokenizerFast) -> 
         ({"label": -1}, "a.jsonl: row 4, column 'label' is '-1'; give a number from 0 to 1, or one of the choices"),
         ({"label": 0.5}, "a.jsonl: row 4, column 'label' is '0.5'; give a number from 0 to 1, or one of the choices"),
         ({"label": "²"}, "a.jsonl: row 4, column 'label' is '²'; give a number from 0 to 1, or one of the choices"),
+        (
+            {"choices": "3|2|1", "label": "2"},
+            "a.jsonl: row 4, column 'label' is '2', the number of one choice and the text of another; give numbers, in "
+            "JSONL or Parquet, which are taken for numbers",
+        ),
         ({"choices": "jumps|"}, "a.jsonl: row 4, column 'choices' has 1 choices; give two or more"),
         ({"choices": ["jumps"]}, "a.jsonl: row 4, column 'choices' has 1 choices; give two or more"),
         ({"choices": 3}, "a.jsonl: row 4, column 'choices' holds 3, and a list is wanted"),

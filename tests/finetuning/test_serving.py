@@ -4,6 +4,7 @@ import csv
 import html
 import json
 import re
+import shutil
 from pathlib import Path
 
 import jax
@@ -147,6 +148,18 @@ def test_ids_outside_the_vocabulary_are_refused(learnt: FinetuneConfig) -> None:
         FineTuned.from_pretrained(learnt.out).logits(np.array([[1, 99999]]))
 
 
+def test_labels_that_are_renamed_in_the_config_are_the_models(learnt: FinetuneConfig, tmp_path: Path) -> None:
+    model = transformers.ElectraForSequenceClassification.from_pretrained(
+        learnt.out, id2label={0: "no", 1: "yes"}, label2id={"no": 0, "yes": 1}
+    )
+    shutil.copytree(learnt.out, tmp_path / "renamed")
+    model.save_pretrained(tmp_path / "renamed")
+    text = "the fox jumps"
+    found = Classifier.from_pretrained(tmp_path / "renamed")([text])[0]
+    pipeline = transformers.pipeline("text-classification", model=str(tmp_path / "renamed"))
+    assert found["predicted"] == pipeline(text)[0]["label"] == "yes"
+
+
 def test_mistakes_stand_where_their_true_label_does(learnt: FinetuneConfig, examples: Path, tmp_path: Path) -> None:
     """In the row of the true label; and the curve is that of the second label."""
     model = FineTuned.from_pretrained(learnt.out)
@@ -219,6 +232,8 @@ def test_of_many_texts_the_bad_one_is_named(pretrained: Path) -> None:
 def test_one_text_is_not_taken_for_its_characters(pretrained: Path, learnt: FinetuneConfig) -> None:
     with pytest.raises(TypeError, match=r"^texts: 'a fox' is one text; give a list of texts"):
         detect(pretrained, "a fox")
+    with pytest.raises(TypeError, match=r"^texts: None is no text"):
+        detect(pretrained, ["a fox", None])  # type: ignore[list-item]
     with pytest.raises(TypeError, match=r"^texts: 'a fox' is one text"):
         Classifier.from_pretrained(learnt.out)("a fox")
 

@@ -17,7 +17,7 @@ KINDS: dict[TaskName, dict[str, Any]] = {
     "classification": {"text": ("text",), "label": ("label",), "length": 128},
     "regression": {"text": ("text",), "label": ("label",), "length": 128},
     "tagging": {"text": ("tokens",), "label": ("tags",), "length": 128},
-    "question-answering": {"text": ("question", "context"), "label": ("answers",), "length": 384},
+    "question-answering": {"text": ("question", "context"), "label": ("answers",), "length": 512},
     "multiple-choice": {"text": ("context",), "label": ("label",), "choices": ("choices",), "length": 128},
 }
 
@@ -84,7 +84,7 @@ def test_settings_that_are_given_go_before_the_defaults(pieces: PreTrainedTokeni
     assert make(pieces, "multiple-choice", choices=("a", "b")).settings.choices == ("a", "b")
 
 
-@pytest.mark.parametrize(("name", "positions", "length"), [("tagging", 100, 100), ("question-answering", 2048, 384)])
+@pytest.mark.parametrize(("name", "positions", "length"), [("tagging", 100, 100), ("question-answering", 2048, 512)])
 def test_the_default_length_is_no_more_than_the_model_has(
     pieces: PreTrainedTokenizerFast, name: str, positions: int, length: int
 ) -> None:

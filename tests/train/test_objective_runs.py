@@ -216,6 +216,13 @@ def test_a_model_of_electric_scores_texts(finished: PretrainConfig, tmp_path: Pa
         energies = ElectraForPreTraining.from_pretrained(folder)(**tokenizer(text, return_tensors="pt")).logits
     np.testing.assert_allclose(one.log_likelihoods, -energies[0, 1:-1].numpy(), atol=1e-5)
     assert one.total == pytest.approx(sum(one.log_likelihoods))
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "An Electric model" in card
+    assert "replaced" not in card.split("## Usage")[1].split("## Data")[0]
+    line = fail("detect", "--model", folder, text)
+    assert line.endswith(
+        "pretraining_objective is electric, whose outputs are energies; it scores texts (`electra-jax score`)"
+    )
     line = fail("score", "--model", export(finished.out, tmp_path / "other")[0], text)
     assert line.endswith("has no pretraining_objective; only a discriminator of electric scores texts")
 

@@ -156,10 +156,10 @@ def test_the_rate_may_decay_after_the_warmup_alone(done: int, share: float) -> N
     np.testing.assert_allclose(rate(jnp.int32(done)), 3e-4 * share, rtol=1e-5, atol=1e-10)
 
 
-def test_without_warmup_the_rate_starts_at_its_peak_after_one_step() -> None:
+def test_without_warmup_the_rate_starts_at_its_peak() -> None:
     rate = schedule(config(warmup_steps=0), 1000)
 
-    np.testing.assert_allclose(rate(jnp.int32(1)), 0.01 * 0.999, rtol=1e-6)
+    np.testing.assert_allclose([rate(jnp.int32(done)) for done in (0, 1)], [0.01, 0.01 * 0.999], rtol=1e-6)
 
 
 # --- what is decayed ----------------------------------------------------------------------------------------------
