@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -119,6 +119,9 @@ def _read_folders(discriminator: str | Path, generator: str | Path | None) -> Im
         generator_config, generator_params = read_folder(local_folder(generator), "generator")
         model = pair_config(config, generator_config)
         _check_shared(pair["embeddings"], generator_params.pop("embeddings"), discriminator, generator)
+        if model.generator == model.discriminator and _equal(generator_params["encoder"], params["encoder"]):
+            model = replace(model, tie="all")
+            del generator_params["encoder"]
         pair["generator"] = generator_params
     has_tokenizer = any((source / name).is_file() for name in ("tokenizer.json", "vocab.txt"))
     tokenizer = fitting(load_tokenizer(source), model.vocab_size, source) if has_tokenizer else None
@@ -173,9 +176,15 @@ def _settings(imported: Imported) -> str:
 
 def _check_shared(ours: Params, theirs: Params, discriminator: str | Path, generator: str | Path) -> None:
     """Raise UserError where the two models' embeddings differ: here a pair is trained over one set of them."""
-    for name, table in flat(ours).items():
-        if not np.array_equal(table, flat(theirs)[name]):
+    for name in ours:
+        if not _equal(ours[name], theirs[name]):
             raise UserError(
-                f"{generator}: its embeddings ({name}) are not those of {discriminator}, so the two were not trained "
-                f"as a pair; import the discriminator alone"
+                f"{generator}: its embeddings ({name}) are not those of {discriminator}, and a pair shares them; "
+                f"import the discriminator alone, or start from their run if they are of one (model.tie none or gdes)"
             )
+
+
+def _equal(ours: Any, theirs: Any) -> bool:
+    """Of two trees of arrays."""
+    ours, theirs = flat(ours), flat(theirs)
+    return ours.keys() == theirs.keys() and all(np.array_equal(ours[name], theirs[name]) for name in ours)

@@ -30,7 +30,8 @@ def step_flops(config: PretrainConfig) -> float:
     """Multiplications and additions of a step's matrix products; the backward pass costs two forward passes.
 
     Of what is predicted, the picks: but every position for the discriminator of all-tokens-mlm, and for the generator
-    of electric, which is asked twice. A generator that is not trained has no backward pass.
+    of electric, which is asked twice. A generator that is not trained has no backward pass. A last layer that is
+    computed at the picks alone counts as if it were at every position.
     """
     length, picks = config.length, config.objective.slots(config.length)
     name, parts = config.objective.name, find(config.objective.name).parts

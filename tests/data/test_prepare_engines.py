@@ -199,12 +199,16 @@ def test_one_process_at_a_time(
     assert_same_rows(config.out, whole[0])
 
 
-def test_a_mistake_found_late_leaves_nothing(config: PrepareConfig, tmp_path: Path):
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_mistake_found_late_leaves_whole_shards_alone(config: PrepareConfig, tmp_path: Path, workers: int):
     (tmp_path / "late.txt").write_bytes(b"caf\xe9\n")
-    for changes in ({}, {"workers": 2}):
-        with pytest.raises(UserError, match=r"late.txt:1: .* not UTF-8"):
-            prepare(replace(config, sources=(*config.sources, str(tmp_path / "late.txt")), **changes))  # type: ignore[arg-type]
-        assert [path.name for path in tmp_path.iterdir()] == ["late.txt"]
+    with pytest.raises(UserError, match=r"late.txt:1: .* not UTF-8.* are kept; run the same command again"):
+        prepare(replace(config, sources=(*config.sources, str(tmp_path / "late.txt")), workers=workers))
+    assert not config.out.exists()
+    assert shard_files(partial_path(config.out) / "whole")
+    (tmp_path / "late.txt").unlink()
+    prepare(config)
+    assert [path.name for path in tmp_path.iterdir()] == [config.out.name]
 
 
 FULL = """

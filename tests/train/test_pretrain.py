@@ -404,6 +404,12 @@ def test_a_tied_pair_is_exported_as_two_whole_models(finished: PretrainConfig, t
     )
     assert micro.equal_bits(*(flat(jax.device_get(one.params["encoder"])) for one in (discriminator, generator)))
 
+    imported = import_pretrained(
+        tmp_path / "exported" / "discriminator", tmp_path / "imported", tmp_path / "exported" / "generator"
+    )
+    assert micro.equal_bits(*(flat(restore_params(run)[1]) for run in (config.out, imported)))
+    pretrain(replace(config, out=tmp_path / "again", init_from=imported))
+
 
 def test_a_tied_pair_takes_towers_of_the_same_size(finished: PretrainConfig, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"model.tie: all takes towers of the same size"):
