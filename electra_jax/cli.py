@@ -96,6 +96,10 @@ class PredictArguments:
     """CSV, TSV, JSONL or Parquet file, by its suffix."""
     empty: Literal["error", "skip"] = "error"
     """What to do about rows whose text is empty: stop, or leave them out and say which."""
+    split: str = "train"
+    """Split of a folder that has several, or of a hub dataset."""
+    subset: str | None = None
+    """Configuration of a hub dataset."""
     compute: ComputeConfig = ComputeConfig()
 
 
@@ -111,6 +115,10 @@ class EvaluateArguments:
     """Folder of metrics.json and pictures; MODEL/evaluation/NAME-OF-DATA, unless set."""
     empty: Literal["error", "skip"] = "error"
     """What to do about rows whose text or label is empty: stop, or leave them out and say which."""
+    split: str = "validation"
+    """Split of a folder that has several, or of a hub dataset."""
+    subset: str | None = None
+    """Configuration of a hub dataset."""
     compute: ComputeConfig = ComputeConfig()
 
 
@@ -254,7 +262,7 @@ def predict(arguments: Sequence[str], console: Console) -> None:
     from electra_jax.finetuning.predict import predict
 
     _keep_compiled()
-    result = predict(given.model, given.source, given.out, given.empty, given.compute)
+    result = predict(given.model, given.source, given.out, given.empty, given.compute, given.split, given.subset)
     _print_skipped(console, result.skipped)
     console.print(f"{given.out}: {result.rows:,} rows", soft_wrap=True)
 
@@ -267,7 +275,7 @@ def evaluate(arguments: Sequence[str], console: Console) -> None:
     from electra_jax.report.progress import table
 
     _keep_compiled()
-    found = evaluate(given.model, given.data, given.out, given.empty, given.compute)
+    found = evaluate(given.model, given.data, given.out, given.empty, given.compute, given.split, given.subset)
     _print_skipped(console, found.skipped)
     scores = {name: f"{value:.4f}" for name, value in found.scores.items()}
     console.print(table(f"{given.data}: {found.examples:,} examples", scores))

@@ -40,8 +40,10 @@ def evaluate(
     out: str | Path | None = None,
     empty: Literal["error", "skip"] = "error",
     compute: ComputeConfig = ComputeConfig(),
+    split: str = "validation",
+    subset: str | None = None,
 ) -> Evaluation:
-    """Score the fine-tuned `model` on the labelled examples of `data`.
+    """Score the fine-tuned `model` on the labelled examples of `data` (as `predict` reads its `source`).
 
     Written into `out` (evaluation/NAME-OF-DATA in the model's folder, unless set) are metrics.json and, where the task
     has labels, a confusion matrix and ROC curves as PNG; files of these names are replaced. Raises UserError for
@@ -49,7 +51,7 @@ def evaluate(
     """
     fine_tuned = FineTuned.from_pretrained(model, compute)
     skipped: list[str] = []
-    examples, predictions = predict_labelled(fine_tuned, str(data), empty, skipped)
+    examples, predictions = predict_labelled(fine_tuned, str(data), empty, skipped, split, subset)
     beside = Path(model) if Path(model).is_dir() else Path()
     folder = Path(out) if out else beside / "evaluation" / Path(data).name
     scores = fine_tuned.task.scores(examples, predictions)

@@ -32,17 +32,20 @@ def predict(
     out: str | Path,
     empty: Literal["error", "skip"] = "error",
     compute: ComputeConfig = ComputeConfig(),
+    split: str = "train",
+    subset: str | None = None,
 ) -> Predicted:
     """Write the rows of `source` to the file `out`, each with what the model says of it in further columns.
 
-    `source` is a file of any format that training reads, a folder saved by `datasets` or a hub dataset's name; `out`
-    is CSV, TSV, JSONL or Parquet by its suffix. The columns are "predicted" and, by the task, "probability" and one
-    "probability_LABEL" each. Few rows are in memory at a time. Raises UserError, and leaves nothing, for a row that
-    can't be read.
+    `source` is a file of any format that training reads, a folder saved by `datasets` (`split` of it, if it has
+    several) or a hub dataset's name (`split` of it, and the configuration `subset`); `out` is CSV, TSV, JSONL or
+    Parquet by its suffix. The columns are "predicted" and, by the task, "probability" and one "probability_LABEL"
+    each. Few rows are in memory at a time. Raises UserError, and leaves nothing, for a row that can't be read.
     """
     fine_tuned = _load(model, compute)
     skipped: list[str] = []
-    examples = read_examples(fine_tuned.task, read_records(str(source)), empty, labelled=False, skipped=skipped)
+    records = read_records(str(source), split, subset)
+    examples = read_examples(fine_tuned.task, records, empty, labelled=False, skipped=skipped)
     count = 0
     with row_writer(Path(out)) as write:
         for some in chunks(examples):
@@ -61,12 +64,17 @@ def chunks(examples: Iterator[Example]) -> Iterator[list[Example]]:
 
 
 def predict_labelled(
-    fine_tuned: FineTuned, source: str, empty: Literal["error", "skip"], skipped: list[str]
+    fine_tuned: FineTuned,
+    source: str,
+    empty: Literal["error", "skip"],
+    skipped: list[str],
+    split: str = "validation",
+    subset: str | None = None,
 ) -> tuple[Sequence[Example], list[Prediction]]:
     """The examples of `source` with their labels, and what the model says of them."""
     examples: list[Example] = []
     predictions: list[Prediction] = []
-    records = read_records(source, split="validation")
+    records = read_records(source, split, subset)
     for some in chunks(read_examples(fine_tuned.task, records, empty, labelled=True, skipped=skipped)):
         examples += some
         predictions += fine_tuned.predict_examples(some)

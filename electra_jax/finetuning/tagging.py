@@ -16,10 +16,10 @@ from electra_jax.finetuning.examples import IGNORED, EmptyFieldError, Example, F
 from electra_jax.finetuning.task import Prediction, Scores, Task
 from electra_jax.hub.configs import TaskHead
 
-CHUNK_LABEL = re.compile(r"O|[BIESUL]-.+")
+CHUNK_LABEL = re.compile(r"O|[BIMESUL]-.+")
 """A label of a scheme that marks chunks of words, as IOB2 does."""
-BILOU = {"L-": "E-", "U-": "S-"}
-"""Its markers as seqeval knows them, which takes neighbouring U-X and U-X for one chunk."""
+BIOES = {"L-": "E-", "U-": "S-", "M-": "I-"}
+"""The markers of BILOU and BMES as seqeval knows them, which takes neighbouring U-X and U-X for one chunk."""
 
 
 class Tagging(Task):
@@ -83,7 +83,7 @@ class Tagging(Task):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a score over no chunk, which is 0
             measures = {"f1": chunks.f1_score, "precision": chunks.precision_score, "recall": chunks.recall_score}
-            both = [[[BILOU.get(tag[:2], tag[:2]) + tag[2:] for tag in tags] for tags in s] for s in (true, predicted)]
+            both = [[[BIOES.get(tag[:2], tag[:2]) + tag[2:] for tag in tags] for tags in s] for s in (true, predicted)]
             return {name: float(measure(*both)) for name, measure in measures.items()} | accuracy
 
     def _marks_chunks(self) -> bool:

@@ -12,10 +12,12 @@ import micro
 import numpy as np
 import pytest
 import transformers
+from datasets import Dataset, DatasetDict
 from scipy.special import expit
 from sklearn import metrics
 from toy import write_csv
 
+from electra_jax import cli
 from electra_jax.config import FinetuneConfig
 from electra_jax.data.records import read_file
 from electra_jax.data.tokenizer import load_tokenizer
@@ -76,6 +78,18 @@ def test_rows_are_written_with_what_is_predicted(learnt: FinetuneConfig, tmp_pat
         assert (record.values["n"], record.values["text"]) == (str(number), TEXTS[number])
         assert record.values["predicted"] == answer["predicted"]
         assert float(record.values["probability_good"]) == pytest.approx(answer["probability_good"])
+
+
+def test_a_split_is_read_by_its_name(learnt: FinetuneConfig, examples: Path, tmp_path: Path) -> None:
+    rows = Dataset.from_csv(str(examples))
+    splits = {"train": rows.select(range(5)), "validation": rows.select(range(10)), "test": rows.select(range(20))}
+    DatasetDict(splits).save_to_disk(tmp_path / "saved")
+    out = ["--model", learnt.out, "--out", tmp_path / "out.csv"]
+    for options, count in (([], 5), (["--split", "test"], 20)):
+        cli.main([*map(str, ["predict", *out, "--in", tmp_path / "saved", *options])])
+        assert len(list(read_file(tmp_path / "out.csv"))) == count
+    for split, count in (("validation", 10), ("test", 20)):
+        assert evaluate(learnt.out, tmp_path / "saved", tmp_path / "scores", split=split).examples == count
 
 
 def test_rows_that_are_empty_are_left_out_and_named(learnt: FinetuneConfig, tmp_path: Path) -> None:

@@ -161,11 +161,11 @@ def test_labels_that_mark_no_chunks_are_scored_by_accuracy(pieces: PreTrainedTok
     assert task.scores([example(["a", "b"], ["NOUN", "VERB"])], [{"predicted": ["NOUN", "NOUN"]}]) == {"accuracy": 0.5}
 
 
-@pytest.mark.parametrize(("single", "last"), [("S", "E"), ("U", "L")])
+@pytest.mark.parametrize(("single", "inside", "last"), [("S", "I", "E"), ("U", "I", "L"), ("S", "M", "E")])
 def test_neighbouring_chunks_of_one_kind_are_told_apart(
-    pieces: PreTrainedTokenizerFast, single: str, last: str
+    pieces: PreTrainedTokenizerFast, single: str, inside: str, last: str
 ) -> None:
-    true = [f"{single}-X", f"{single}-X", "B-X", "I-X", f"{last}-X", f"{single}-X"]  # four chunks
+    true = [f"{single}-X", f"{single}-X", "B-X", f"{inside}-X", f"{last}-X", f"{single}-X"]  # four chunks
     task = make(pieces).with_settings(labels=("O", *sorted(set(true))))
     predicted = [true[0], "O", *true[2:]]
     asked = [example(["w"] * len(true), true)]
