@@ -150,9 +150,7 @@ class FineTuned:
 
         Raises ValueError for `input_ids` that are none of the vocabulary's.
         """
-        return _apply(
-            self._graph, self.params, Tokens.of(input_ids, attention_mask, token_type_ids, self.config.vocab_size)
-        )
+        return _apply(self._graph, self.params, Tokens.of(input_ids, attention_mask, token_type_ids, self.config))
 
     def predict(self, records: Sequence[dict[str, Any]]) -> list[Prediction]:
         """What the model says of rows, each a dict of the task's columns. Raises UserError for a row that is wrong."""

@@ -76,7 +76,7 @@ class _Pretrained(nnx.Module):
         token_type_ids: Int[Array, "B L"] | None = None,
     ) -> Float[Array, "B L H"]:
         """The last layer's hidden states, in the dtype of `compute`; the arguments are those of the call."""
-        return self._run(_hidden_states, Tokens.of(input_ids, attention_mask, token_type_ids, self.config.vocab_size))
+        return self._run(_hidden_states, Tokens.of(input_ids, attention_mask, token_type_ids, self.config))
 
     def _run(self, function: Callable[[Any, Tokens], Array], tokens: Tokens) -> Array:
         return _jitted(*nnx.split(self), function, tokens)
@@ -99,7 +99,7 @@ class Discriminator(_Pretrained):
         first segment and 1 in the second, by default 0. Raises ValueError for a row longer than the positions, and for
         ids that the vocabulary doesn't have (which inside jax.jit nobody can tell).
         """
-        return self._run(_logits, Tokens.of(input_ids, attention_mask, token_type_ids, self.config.vocab_size))
+        return self._run(_logits, Tokens.of(input_ids, attention_mask, token_type_ids, self.config))
 
 
 class Generator(_Pretrained):
@@ -114,7 +114,7 @@ class Generator(_Pretrained):
         token_type_ids: Int[Array, "B L"] | None = None,
     ) -> Float[Array, "B L V"]:
         """Float32 logits over the vocabulary at every position; the arguments are `Discriminator`'s."""
-        return self._run(_logits, Tokens.of(input_ids, attention_mask, token_type_ids, self.config.vocab_size))
+        return self._run(_logits, Tokens.of(input_ids, attention_mask, token_type_ids, self.config))
 
 
 @partial(jax.jit, static_argnums=(0, 2))

@@ -32,28 +32,37 @@ class Tokens(NamedTuple):
         input_ids: ArrayLike,
         attention_mask: ArrayLike | None = None,
         token_type_ids: ArrayLike | None = None,
-        entries: int | None = None,
+        config: ElectraConfig | None = None,
     ) -> Self:
         """What models of transformers are called with, each [B, L]; by default all tokens are real and of one segment.
 
-        Raises ValueError for `input_ids` of another shape or dtype, or without any, and for ids that a vocabulary of so
-        many `entries` doesn't have (which inside jax.jit nobody can tell).
+        Raises ValueError for `input_ids` of another shape or dtype, or without any, and for ids and types that a model
+        of `config` doesn't have (which inside jax.jit nobody can tell).
         """
         ids = jnp.asarray(input_ids)
         if ids.ndim != 2:
             raise ValueError(f"input_ids has shape {ids.shape}, and must be [batch, length]")
         if not (jnp.issubdtype(ids.dtype, jnp.integer) and ids.size):
             raise ValueError(f"input_ids of dtype {ids.dtype} and shape {ids.shape} are no ids of tokens")
-        if entries is not None and not isinstance(ids, jax.core.Tracer) and (ids.min() < 0 or ids.max() >= entries):
-            raise ValueError(f"input_ids from {ids.min()} to {ids.max()}, and the vocabulary has {entries} entries")
+        types = jnp.zeros_like(ids) if token_type_ids is None else jnp.asarray(token_type_ids)
+        if config is not None:
+            _check_range("input_ids", ids, f"the vocabulary has {config.vocab_size} entries", config.vocab_size)
+            _check_range(
+                "token_type_ids", types, f"the model has {config.type_vocab_size} types", config.type_vocab_size
+            )
         mask = jnp.ones(ids.shape, bool) if attention_mask is None else jnp.asarray(attention_mask, bool)
-        return cls(ids, mask, jnp.zeros_like(ids) if token_type_ids is None else jnp.asarray(token_type_ids))
+        return cls(ids, mask, types)
 
     @property
     def attended(self) -> Bool[Array, "B #L L"]:
         """Which positions each position attends to: the real ones, of its own example."""
         real = self.mask[:, None, :]
         return real if self.examples is None else real & (self.examples[:, :, None] == self.examples[:, None, :])
+
+
+def _check_range(name: str, given: Array, there: str, count: int) -> None:
+    if not isinstance(given, jax.core.Tracer) and (given.min() < 0 or given.max() >= count):
+        raise ValueError(f"{name} from {given.min()} to {given.max()}, and {there}")
 
 
 class Embeddings(nnx.Module):

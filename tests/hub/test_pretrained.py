@@ -107,6 +107,12 @@ def test_ids_that_are_none(discriminator: Discriminator, ids: list, says: str) -
         discriminator(jnp.array(ids))
 
 
+@pytest.mark.parametrize("types", [[[0, 2]], [[-1, 0]]])
+def test_types_that_are_none(discriminator: Discriminator, types: list) -> None:
+    with pytest.raises(ValueError, match=r"token_type_ids from .* to ., and the model has 2 types"):
+        discriminator(np.array([[1, 2]]), token_type_ids=np.array(types))
+
+
 def test_one_row_without_its_batch(discriminator: Discriminator) -> None:
     with pytest.raises(ValueError, match=r"input_ids has shape \(5,\), and must be \[batch, length\]"):
         discriminator(np.zeros(5, int))
