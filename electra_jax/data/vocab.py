@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
@@ -30,8 +30,8 @@ PREFIX = "##"
 """Of a token that goes on a word."""
 ACCENTED = ("LATIN", "GREEK", "CYRILLIC", "HEBREW", "ARABIC", "COMBINING")
 """How Unicode's names of characters begin that can be read without their accents or points."""
-SAMPLE = 10_000
-"""Lines of each file that are looked at for characters of other scripts."""
+SAMPLE = 2_000_000
+"""Characters, from the beginning of each file alike, that are looked at for those of other scripts."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class VocabResult:
     size: int
     """Special tokens included; less than was asked for where the text has no more pairs to merge."""
     stripped: float
-    """Share of the characters that `strip_accents` takes off or apart, and that are no accents: of the text's
-    beginning. Above a percent, the language needs them."""
+    """Share of the characters that `strip_accents` takes off or apart, and that are no accents, where files begin. Above
+    a percent, the language needs them."""
 
 
 def train_vocabulary(config: VocabConfig) -> VocabResult:
@@ -147,12 +147,10 @@ def _stripped(config: VocabConfig) -> float:
     """`VocabResult.stripped`."""
     if not _strips(config):
         return 0.0
-    counts = Counter(
-        character
-        for path in config.text
-        for line in islice(_raw_lines(path, config.field), SAMPLE)
-        for character in line
-    )
+    counts: Counter[str] = Counter()
+    for path in config.text:
+        characters = chain.from_iterable(_raw_lines(path, config.field))
+        counts.update(islice(characters, -(-SAMPLE // len(config.text))))
     return sum(counts[character] for character in counts if _is_stripped(character)) / max(1, counts.total())
 
 

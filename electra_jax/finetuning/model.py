@@ -112,8 +112,6 @@ class FineTuned:
         config, head, params = read_task_model(folder)
         tokenizer = fitting(load_tokenizer(folder), config.vocab_size, name_or_folder)
         settings = task or _read_settings(folder, head, config, tokenizer)
-        if settings.labels and len(settings.labels) == len(head.labels):  # config.json's, which people rename
-            settings = replace(settings, labels=head.labels)
         made = task_of(settings, tokenizer, config)
         if (made.head.kind, made.head.outputs) != (head.kind, head.outputs):
             ours = f"{settings.task} of {made.head.outputs} outputs"
@@ -240,9 +238,12 @@ def _read_settings(
         positions = config.max_position_embeddings
         return _assumed_settings(head, min(positions, max_length(tokenizer) or positions))
     try:
-        return parse(TaskSettings, json.loads(file.read_text(encoding="utf-8")), str(file))
+        settings = parse(TaskSettings, json.loads(file.read_text(encoding="utf-8")), str(file))
     except ValueError as error:
         raise UserError(f"{file}: is no JSON ({error}); fetch or copy the folder again") from None
+    if len(settings.labels) != len(head.labels):
+        return settings
+    return replace(settings, labels=head.labels)  # config.json's, which people rename
 
 
 def _assumed_settings(head: TaskHead, positions: int) -> TaskSettings:
