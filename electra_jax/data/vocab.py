@@ -42,8 +42,8 @@ class VocabResult:
     size: int
     """Special tokens included; less than was asked for where the text has no more pairs to merge."""
     stripped: float
-    """Share of the characters that `strip_accents` takes off or apart, and that are no accents, where files begin. Above
-    a percent, the language needs them."""
+    """Share of the characters that `strip_accents` takes off or apart, and that are no accents, where files begin.
+    Above a percent, the language needs them."""
 
 
 def train_vocabulary(config: VocabConfig) -> VocabResult:
