@@ -78,8 +78,7 @@ def _texts(source: str, config: PrepareConfig) -> Iterator[str | None]:
                 next(texts, None)  # or a column that isn't there would be told when this table's turn comes
             return table_texts(path, config.field)
         return split_documents(read_lines(path), config.documents)
-    dataset = load_saved(path, config.split) if path.is_dir() else load_hub(source, config.subset, config.split)
-    return _column(dataset, config.field, source)
+    return _column(load_split(source, config.split, config.subset), config.field, source)
 
 
 def check_source(source: str) -> None:
@@ -94,6 +93,12 @@ def check_source(source: str) -> None:
         raise UserError(f"{source}: {error.strerror}") from error
     if format_of(path) in (*FORMATS, ".txt") or not HUB_DATASET.fullmatch(source):
         raise UserError(f"{source}: no such file or folder")
+
+
+def load_split(source: str, split: str, subset: str | None) -> Dataset:
+    """A split of what `datasets` saved in a folder, or of a hub dataset; raises UserError where there is none."""
+    path = Path(source)
+    return load_saved(path, split) if path.is_dir() else load_hub(source, subset, split)
 
 
 def load_saved(path: Path, split: str) -> Dataset:

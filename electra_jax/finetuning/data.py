@@ -13,7 +13,7 @@ from datasets.config import DATASETDICT_JSON_FILENAME
 from sklearn.model_selection import train_test_split
 
 from electra_jax.config import FinetuneConfig
-from electra_jax.data.documents import check_source, load_hub, load_saved
+from electra_jax.data.documents import check_source, load_split
 from electra_jax.data.records import Record, format_of, read_file, require_rows
 from electra_jax.errors import UserError
 from electra_jax.finetuning.classification import Classification
@@ -88,12 +88,7 @@ def read_records(source: str, split: str = "train", subset: str | None = None) -
     if path.is_file():
         squad = read_squad(path) if format_of(path) == ".json" else None
         return require_rows(squad or read_file(path), source)
-    return require_rows(_rows(_load(source, split, subset), source), source)
-
-
-def _load(source: str, split: str, subset: str | None) -> Dataset:
-    path = Path(source)
-    return load_saved(path, split) if path.is_dir() else load_hub(source, subset, split)
+    return require_rows(_rows(load_split(source, split, subset), source), source)
 
 
 def _sources(config: FinetuneConfig) -> tuple[str, str, str | None, str]:
@@ -129,7 +124,7 @@ def _with_known_labels(task: Task, config: FinetuneConfig, source: str, split: s
     """A classification with the labels of a numbered class (ClassLabel), in their order."""
     if not isinstance(task, Classification) or Path(source).is_file():
         return task
-    kind = _load(source, split, _subset(config)).features.get(task.settings.label[0])
+    kind = load_split(source, split, _subset(config)).features.get(task.settings.label[0])
     return task.with_settings(labels=tuple(_class_names(kind) or ()))
 
 

@@ -86,9 +86,10 @@ def _pretrain(config: PretrainConfig, console: Console) -> dict[str, float]:
     mesh = make_mesh(config.mesh, config.batch_size)
     check_mesh(config, mesh)
     rows = open_rows(config.data, "train"), open_rows(config.data, "eval")
-    weights = {} if newest_checkpoint(config.out) is not None else _initial_weights(config, manifest, rows[0])
+    newest = newest_checkpoint(config.out)
+    weights = {} if newest is not None else _initial_weights(config, manifest, rows[0])
     with (
-        open_run(config, manifests),
+        open_run(config, manifests, newest),
         jax.set_mesh(mesh),
         Checkpoints(config.out / CHECKPOINTS, config.checkpoints_kept, config.keep_best) as checkpoints,
         Stop(config.max_time) as stop,

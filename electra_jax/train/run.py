@@ -37,15 +37,15 @@ FREE |= {"keep_best", "max_time", "distributed"}
 
 
 @contextmanager
-def open_run(config: PretrainConfig, manifests: Sequence[Manifest]) -> Iterator[None]:
+def open_run(config: PretrainConfig, manifests: Sequence[Manifest], newest: int | None) -> Iterator[None]:
     """Make the folder `config.out`, or check that the run which it holds is this one; no other trains in it meanwhile.
 
-    Raises UserError where the folder holds something else, or a run of other settings or data, or one that another
-    process trains (where the file system has locks).
+    `newest` is its `newest_checkpoint`. Raises UserError where the folder holds something else, or a run of other
+    settings or data, or one that another process trains (where the file system has locks).
     """
     begun_from = config.init_from
     if is_run(config.out):
-        begun_from = _check_same(config, manifests).init_from
+        begun_from = _check_same(config, manifests, newest).init_from
     else:
         check_absent(config.out)
         wait_for_all("the folder is asked for")  # by all, before one makes it
@@ -123,7 +123,7 @@ def _read_table(run: Path) -> dict[str, Any]:
         raise UserError(f"{run / CONFIG}: not a TOML file: {error}") from None
 
 
-def _check_same(config: PretrainConfig, manifests: Sequence[Manifest]) -> PretrainConfig:
+def _check_same(config: PretrainConfig, manifests: Sequence[Manifest], newest: int | None) -> PretrainConfig:
     """The settings of the folder's run. Raises UserError at the first that makes `config` another run."""
     run = config.out
     table = _read_table(run)
@@ -134,7 +134,6 @@ def _check_same(config: PretrainConfig, manifests: Sequence[Manifest]) -> Pretra
     before = parse(PretrainConfig, table, str(run / CONFIG))
     for path, old, new in differences(before, config, FREE):
         raise UserError(f"{run}: this run has {path} = {old!r}, not {new!r}; name another folder, or give {old!r}")
-    newest = newest_checkpoint(run)
     if newest is None and config.init_from != before.init_from:  # of which nothing is saved yet
         old, new = (f"init_from {one}" if one else "no init_from" for one in (before.init_from, config.init_from))
         raise UserError(f"{run}: this run began with {old}, not with {new}; name another folder, or give what it had")
