@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import datasets
@@ -27,6 +28,8 @@ from electra_jax.files import is_unicode
 __all__ = ["Manifest", "prepare", "summary"]
 
 SHORTEST_LENGTH = 8
+CHECKED_FIRST = 2**20
+"""Characters whose [UNK] are counted before the work begins, so that a wrong tokenizer is told of at once."""
 
 
 def prepare(config: PrepareConfig) -> Manifest:
@@ -41,9 +44,11 @@ def prepare(config: PrepareConfig) -> Manifest:
     tokenizer = load_tokenizer(config.tokenizer)
     _check(config, tokenizer)
     with partial_folder(config.out) as folder, _settings_of_libraries(config):
-        rows = _write_rows(config, Encoder.of(config, tokenizer), folder)
+        rows = _write_rows(config, Encoder.of(config, tokenizer), folder, tokenizer.unk_token_id)
         manifest = _manifest(config, tokenizer, rows)
-        _check_unknown(config, manifest)
+        splits = (manifest.train, manifest.eval)
+        tokens = sum(split.text_tokens for split in splits)
+        _check_unknown(sum(split.unknown_tokens for split in splits), tokens, config)
         (folder / "tokenizer").mkdir(exist_ok=True)
         save_tokenizer(tokenizer, folder / "tokenizer")
         manifest.write(folder)
@@ -96,11 +101,12 @@ def _settings_of_libraries(config: PrepareConfig) -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def _write_rows(config: PrepareConfig, encoder: Encoder, folder: Path) -> dict[Split, tuple[int, Rows]]:
+def _write_rows(config: PrepareConfig, encoder: Encoder, folder: Path, unk_id: int) -> dict[Split, tuple[int, Rows]]:
     """Write both splits; returns the documents and the rows of each."""
     parts = {split: _Part(folder / split) for split in SPLITS}
+    shards = _checked(_shards(config), encoder, config, unk_id)
     try:
-        write_shards(_unfinished(_shards(config), parts, encoder), encoder, config)
+        write_shards(_unfinished(shards, parts, encoder), encoder, config)
     except UserError as error:
         if isinstance(error, RunError) or not any(folder.glob("*/data-*.arrow")):
             raise
@@ -130,6 +136,17 @@ def _shards(config: PrepareConfig) -> Iterator[TextShard]:
     """All documents, as shards."""
     texts = datasets.utils.tqdm(read_documents(config), desc="documents", unit="")
     return cut_shards(texts, lambda text: _is_held_out(text, config), config.shard_characters)
+
+
+def _checked(shards: Iterator[TextShard], encoder: Encoder, config: PrepareConfig, unk_id: int) -> Iterator[TextShard]:
+    """The same shards; raises UserError where the beginning of the first has too many [UNK], if it is long enough."""
+    for first in islice(shards, 1):
+        ends = np.cumsum([len(text) for text in first.texts])
+        if ends[-1] >= CHECKED_FIRST:
+            ids = encoder.tokenize(first.texts[: np.searchsorted(ends, CHECKED_FIRST) + 1]).ids
+            _check_unknown(int((ids == unk_id).sum()), len(ids), config, "first ")
+        yield first
+    yield from shards
 
 
 def _unfinished(shards: Iterable[TextShard], parts: dict[Split, _Part], encoder: Encoder) -> Iterator[Work]:
@@ -205,11 +222,10 @@ def _hash(chunks: Iterable[np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def _check_unknown(config: PrepareConfig, manifest: Manifest) -> None:
-    splits = (manifest.train, manifest.eval)
-    rate = sum(split.unknown_tokens for split in splits) / max(1, sum(split.text_tokens for split in splits))
+def _check_unknown(unknown: int, tokens: int, config: PrepareConfig, which: str = "") -> None:
+    rate = unknown / max(1, tokens)
     if rate > config.max_unk_rate:
         raise UserError(
-            f"wrong tokenizer for this text? {rate:.0%} of the tokens are [UNK], and max_unk_rate is "
+            f"wrong tokenizer for this text? {rate:.0%} of the {which}tokens are [UNK], and max_unk_rate is "
             f"{config.max_unk_rate:.0%}; take another tokenizer than {config.tokenizer}, or raise max_unk_rate"
         )

@@ -226,6 +226,22 @@ def test_mistakes_leave_nothing_behind(
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_a_wrong_tokenizer_is_told_of_by_the_first_text(
+    config: PrepareConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("electra_jax.data.prepare.CHECKED_FIRST", 200)
+    text = tmp_path / "text.txt"
+    settings = replace(config, sources=(str(text),), shard_characters=500, held_out=0.0)
+    known, broken = Path(config.sources[0]).read_bytes(), b"\n\n\xff\n"  # where reading goes on, it ends there
+    text.write_bytes("слово и слово\n\n".encode() * 100 + known + broken)
+    with pytest.raises(UserError, match=r"wrong tokenizer .* 100% of the first tokens are \[UNK\]"):
+        prepare(settings)
+    assert not partial_path(config.out).exists()
+    text.write_bytes(known + "слово и слово\n\n".encode() * 100 + broken)
+    with pytest.raises(UserError, match="is not UTF-8"):
+        prepare(settings)
+
+
 def test_what_is_finished_before_a_mistake_is_kept(prepared: tuple[Path, Manifest], config: PrepareConfig):
     partial = partial_path(config.out)
     text, broken = Path(config.sources[0]), config.out.with_name("broken.txt")
