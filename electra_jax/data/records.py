@@ -76,7 +76,8 @@ def format_of(path: Path) -> str:
 def read_file(path: Path, column: str | None = None) -> Iterator[Record]:
     """The rows of a CSV, TSV, JSON, JSONL or Parquet file, plain or .gz; few in memory at a time (but for JSON).
 
-    CSV and TSV have a header, and may have a byte order mark and line ends within quotes. JSON is a list of objects,
+    CSV and TSV have a header, and may have a byte order mark and line ends within quotes. In a TSV whose lines all have
+    the header's fields, quotes are characters, unless a field is as CSV would quote it. JSON is a list of objects,
     or an object whose "data" is one, or JSONL. Where `column` is named, Parquet's others aren't read. Raises UserError,
     which names file and row, for what can't be read.
     """
@@ -114,12 +115,15 @@ def _open(path: Path) -> Iterator[io.TextIOBase]:
 
 def _read_csv(path: Path, delimiter: str) -> Iterator[Record]:
     csv.field_size_limit(sys.maxsize)  # or a text of over 131,072 characters is an error
+    rows_are_lines = delimiter == "\t" and _has_lines_alike(path)
     with _open(path) as file:
-        reader = csv.reader(file, delimiter=delimiter, strict=True)
+        reader = _lines_of_fields(file) if rows_are_lines else csv.reader(file, delimiter=delimiter, strict=True)
         header: list[str] | None = None
         number = 0
         try:
             for fields in _without_blank_lines(reader):
+                if rows_are_lines:
+                    fields = [_unquoted(text) for text in fields]
                 if header is None:
                     header = _header(fields, path)
                     continue
@@ -130,6 +134,25 @@ def _read_csv(path: Path, delimiter: str) -> Iterator[Record]:
                 yield Record(str(path), number, dict(zip(header, fields, strict=True)))
         except csv.Error as error:
             raise UserError(f"{path}: row {number + 1} (line {reader.line_num}): {error}; correct the row") from None
+
+
+def _lines_of_fields(file: io.TextIOBase) -> Any:
+    return csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+
+
+def _has_lines_alike(path: Path) -> bool:
+    """Whether each line has as many fields, two or more: a TSV as GLUE's, where a quote is a character."""
+    with _open(path) as file:
+        counts = (len(fields) for fields in _lines_of_fields(file) if fields)
+        columns = next(counts, 0)
+        return columns > 1 and all(count == columns for count in counts)
+
+
+def _unquoted(text: str) -> str:
+    """A field between quotes, those within it doubled, as CSV has it; itself otherwise."""
+    inner = text[1:-1].replace('""', "")
+    quoted = len(text) > 1 and text[0] == text[-1] == '"' and '"' not in inner
+    return text[1:-1].replace('""', '"') if quoted else text
 
 
 def _without_blank_lines(reader: Iterable[list[str]]) -> Iterator[list[str]]:
