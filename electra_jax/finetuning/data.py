@@ -78,6 +78,8 @@ def load_data(config: FinetuneConfig, task: Task) -> FinetuneData:
             raise UserError(f"{eval_source}: all of its {len(skipped) - before} rows have empty fields")
     elif config.eval_fraction > 0:
         train, held_out = _divide(train, config)
+    if config.patience is not None and not held_out:
+        raise UserError("patience: nothing is held out to wait for; give eval or an eval_fraction, or leave it out")
     return FinetuneData(fitted, _tokenized(fitted, train), _tokenized(fitted, held_out), tuple(skipped))
 
 

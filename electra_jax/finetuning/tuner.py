@@ -24,7 +24,7 @@ from electra_jax.files import write_text
 from electra_jax.finetuning.buckets import fit_buckets, padding_share, train_plans
 from electra_jax.finetuning.data import FinetuneData
 from electra_jax.finetuning.examples import Batch, collate
-from electra_jax.finetuning.model import FineTuned, Forward, decode, graph_of
+from electra_jax.finetuning.model import IN_WINDOWS, FineTuned, Forward, decode, graph_of
 from electra_jax.finetuning.optimizer import finetune_optimizer, optimizer_settings
 from electra_jax.finetuning.task import Scores, Task
 from electra_jax.finetuning.tasks import epochs_of
@@ -242,6 +242,7 @@ class Tuner:
         """What is going to be done."""
         plans = train_plans(self.lengths, self.buckets, self.config.batch_size, self.config.seed, epoch=0)
         size = sum(leaf.size for leaf in jax.tree.leaves(self.body))
+        full, cut = np.mean(self.lengths >= self.task.settings.length), self.task.head.kind not in IN_WINDOWS
         rows = {
             "task": f"{self.config.task}, metric {self.metric}",
             "labels": ", ".join(self.task.settings.labels) or "none",
@@ -252,6 +253,8 @@ class Tuner:
             "lengths": f"{', '.join(map(str, self.buckets))}; {padding_share(self.lengths, plans):.1%} padding",
             "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind} ({jax.default_backend()})",
         }
+        if full and cut:
+            rows["cut"] = f"{full:.1%} of the examples to {self.task.settings.length} tokens, where they are longer"
         return table(str(self.config.out), rows)
 
     def model_of(self, result: Result, folder: Path) -> FineTuned:

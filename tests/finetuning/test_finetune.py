@@ -1,5 +1,6 @@
 """Whole fine-tuning runs: what they learn and write, and that they go on where they stopped."""
 
+import io
 import json
 import shutil
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pytest
 import safetensors.numpy
 import torch
 import transformers
+from rich.console import Console
 from toy import sentences, write_csv
 
 from electra_jax.config import FinetuneConfig, PretrainConfig
@@ -131,6 +133,17 @@ def test_without_evaluation_the_last_step_is_kept(learning: FinetuneConfig, tmp_
     result = finetune(replace(learning, out=tmp_path / "out", eval_fraction=0.0, epochs=1))
     assert (result.scores, result.median, result.best.step) == ([], None, 20)
     assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(("count", "says"), [(13, None), (30, "25.0% of the examples to 16 tokens, where they are")])
+def test_how_many_examples_are_cut_is_told(
+    learning: FinetuneConfig, tmp_path: Path, count: int, says: str | None
+) -> None:
+    rows = [("good", "fox"), ("bad", "dog"), ("bad", "dog fox"), ("good", "fox " * count)]
+    train = str(write_csv(tmp_path / "some.csv", ("label", "text"), rows))
+    console = Console(file=(file := io.StringIO()), width=200)
+    finetune(replace(learning, train=train, out=tmp_path / "out", length=16, eval_fraction=0.0, epochs=1), console)
+    assert says in file.getvalue() if says else "where they are longer" not in file.getvalue()
 
 
 def test_weights_that_are_no_numbers_are_not_kept(learning: FinetuneConfig, tmp_path: Path) -> None:
