@@ -45,12 +45,22 @@ def join(config: DistributedConfig) -> None:
     try:
         jax.distributed.initialize(
             *named,
+            _only_device(),
             initialization_timeout=MEETING,
             heartbeat_timeout_seconds=config.timeout,
             shutdown_timeout_seconds=config.timeout,
         )
     except (ValueError, RuntimeError) as error:
         raise UserError(f"distributed: the processes do not meet: {first_line(error)}") from None
+
+
+def _only_device() -> list[int] | None:
+    """The one GPU that a cluster shows this process; where it shows several, JAX finds out which to take.
+
+    JAX takes the one whose number is the process's on its node, which is there only if each process sees all.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return [0] if visible and "," not in visible else None
 
 
 def _host_and_port(coordinator: str) -> tuple[str, int]:

@@ -44,13 +44,17 @@ def finish(*processes: subprocess.Popen[str]) -> list[str]:
     return written
 
 
+def free_address() -> str:
+    """A port of this machine that nobody listens at."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return f"localhost:{free.getsockname()[1]}"
+
+
 def two_processes(
     config: PretrainConfig, folder: Path, devices: int = DEVICES // 2, *options: str
 ) -> list[subprocess.Popen[str]]:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    meeting = [*options, "--distributed.coordinator", address, "--distributed.processes", "2"]
+    meeting = [*options, "--distributed.coordinator", free_address(), "--distributed.processes", "2"]
     return [start(command(config, folder, *meeting, "--distributed.process", str(i)), devices) for i in (0, 1)]
 
 

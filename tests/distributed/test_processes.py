@@ -11,7 +11,7 @@ from pathlib import Path
 
 import micro
 import pytest
-from test_meshes import command, finish, settings, start, two_processes
+from test_meshes import command, finish, free_address, settings, start, two_processes
 
 from electra_jax.config import DistributedConfig, PretrainConfig
 from electra_jax.errors import UserError
@@ -95,6 +95,27 @@ def test_a_cluster_says_who_the_others_are(
     written, _ = finish(*(start(arguments, 1, **launcher(process)) for process in (0, 1)))
     assert "2 x cpu" in written
     assert saved_steps(config.out) == [2]
+
+
+VISIBLE = """
+import sys, jax
+from electra_jax.config import DistributedConfig
+from electra_jax.train.processes import join
+join(DistributedConfig(coordinator=sys.argv[1], processes=1, process=0))
+print(jax.config.values["jax_cuda_visible_devices"])
+"""
+
+
+@pytest.mark.parametrize(
+    ("visible", "taken"), [("3", "0"), ("GPU-8932f937", "0"), ("0,1,2,3", "2"), ("", "2"), (None, "2")]
+)
+def test_a_process_that_sees_one_device_takes_it(
+    monkeypatch: pytest.MonkeyPatch, visible: str | None, taken: str
+) -> None:
+    for name, value in (slurm(2) | {"CUDA_VISIBLE_DEVICES": visible}).items():
+        monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
+    process = micro.python("-c", VISIBLE, free_address())
+    assert process.stdout.split() == [taken], process.stderr
 
 
 @pytest.mark.parametrize("options", [["process", "0"], ["coordinator", "localhost:1"]])
