@@ -224,14 +224,21 @@ def select(condition: Bool[Array, ""], these: Any, those: Any) -> Any:
 def make_evaluation(
     config: PretrainConfig, special: SpecialTokens, mesh: Mesh
 ) -> Callable[[Params, Batch, Array], Counts]:
-    """Counts of held-out batch number `index`, without dropout; its masks and samples are the same every time."""
+    """Counts of held-out batch number `index`, without dropout; its masks and samples are the same every time.
+
+    As many rows are computed at once as by the step, in whose memory it fits.
+    """
     graph, params_specs, rows = graph_of(config), specs(abstract_params(config), mesh), by_row(mesh).spec
     loss_of = objective(config).loss
 
     def on_device(params: Params, batch: Batch, keys: PRNGKeyArray) -> Counts:
-        model = nnx.merge(graph, gather(params, params_specs))
-        counts = loss_of(model, read_tokens(batch), keys, special, config.objective, dropout=False)[1]
-        return jax.lax.psum(counts, AXES)
+        whole = gather(params, params_specs)
+
+        def counts_of(batch: Batch, keys: PRNGKeyArray) -> Counts:
+            model = nnx.merge(graph, whole)
+            return loss_of(model, read_tokens(batch), keys, special, config.objective, dropout=False)[1]
+
+        return jax.lax.psum(accumulate(counts_of, (batch, keys), config.accumulate), AXES)
 
     on_devices = jax.shard_map(
         on_device, mesh=mesh, in_specs=(params_specs, rows, rows), out_specs=PartitionSpec(), check_vma=False

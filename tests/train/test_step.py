@@ -231,6 +231,19 @@ def test_an_evaluation_is_of_the_objective_without_dropout() -> None:
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), found, counts(params))
 
 
+def test_an_evaluation_takes_as_many_rows_at_once_as_the_step() -> None:
+    params, batch, index = fresh_state()["params"], batch_of(0), jnp.int32(0)
+
+    def evaluated(parts: int) -> tuple[dict, int]:
+        config = dataclasses.replace(CONFIG, accumulate=parts)
+        program = jax.jit(make_evaluation(config, SPECIAL, MESH)).lower(params, batch, index).compile()
+        return program(params, batch, index), program.memory_analysis().temp_size_in_bytes
+
+    (whole, most), (parts, least) = evaluated(1), evaluated(CONFIG.batch_size)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), parts, whole)
+    assert least < most / 2
+
+
 def test_weights_are_drawn_by_a_key_of_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
     rngs = nnx.Rngs
