@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +96,11 @@ def read_manifests(folder: Path) -> tuple[Manifest, ...]:
     if not manifests:
         raise UserError(f"{path}: damaged (an empty list); prepare the rows again")
     return manifests
+
+
+def same_rows(some: Sequence[Manifest], others: Sequence[Manifest]) -> bool:
+    """Whether these are the same rows, whatever the text's files were called."""
+    return [replace(one, sources=()) for one in some] == [replace(one, sources=()) for one in others]
 
 
 def write_manifests(folder: Path, manifests: Sequence[Manifest]) -> None:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from electra_jax.config import PretrainConfig
 from electra_jax.data.batches import Batch, eval_batches
-from electra_jax.data.manifest import Manifest, read_manifests
+from electra_jax.data.manifest import Manifest, read_manifests, same_rows
 from electra_jax.data.rows import open_rows
 from electra_jax.data.tokenizer import load_tokenizer, vocabulary
 from electra_jax.errors import UserError
@@ -107,7 +107,7 @@ def shapes(params: Params) -> dict[str, tuple[int, ...]]:
 def _read_rows(run: Path, config: PretrainConfig, number: int) -> tuple[Batch, SpecialTokens]:
     """The first held-out rows."""
     manifests = tuple(Manifest.read(folder) for folder in config.data)
-    if read_manifests(run) != manifests:
+    if not same_rows(read_manifests(run), manifests):
         raise UserError(f"{', '.join(map(str, config.data))}: holds other rows than this run was trained on")
     held_out = open_rows(config.data, "eval")
     if not len(held_out):

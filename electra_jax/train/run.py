@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from electra_jax.config import ModelConfig, ObjectiveConfig, PretrainConfig
-from electra_jax.data.manifest import Manifest, read_manifests, write_manifests
+from electra_jax.data.manifest import Manifest, read_manifests, same_rows, write_manifests
 from electra_jax.errors import UserError
 from electra_jax.files import LOCK, check_absent, hold, new_folder, write_text
 from electra_jax.presets import parse, parse_fields, to_toml
@@ -139,7 +139,7 @@ def _check_same(config: PretrainConfig, manifests: Sequence[Manifest], newest: i
         raise UserError(f"{run}: this run began with {old}, not with {new}; name another folder, or give what it had")
     if newest is not None and config.steps < newest:
         raise UserError(f"steps: {config.steps}, and {run} has trained {newest} already; give no fewer")
-    if [replace(one, sources=()) for one in read_manifests(run)] != [replace(one, sources=()) for one in manifests]:
+    if not same_rows(read_manifests(run), manifests):
         data = ", ".join(map(str, config.data))
         raise UserError(f"{run}: this run trained on other rows than {data} holds; name another folder")
     return before

@@ -118,6 +118,15 @@ def test_rows_of_other_data_are_not_shown(finished: PretrainConfig, packed_rows:
     assert "holds other rows than this run was trained on" in read_run(run, "run", 2)["no_examples"]
 
 
+def test_rows_of_a_text_under_another_name_are_shown(finished: PretrainConfig, tmp_path: Path) -> None:
+    run = copy_of(finished, tmp_path)
+    rows = tmp_path / "rows"
+    shutil.copytree(finished.data[0], rows)
+    replace(Manifest.read(rows), sources=("moved.txt",)).write(rows)
+    (run / "config.toml").write_text(to_toml(replace(finished, data=(rows,))))
+    assert len(read_run(run, "run", 2)["examples"]) == 2
+
+
 def test_without_held_out_rows_there_are_only_curves_of_training(
     finished: PretrainConfig, text: Path, tokenizer: Path, tmp_path: Path
 ) -> None:
