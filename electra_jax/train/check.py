@@ -128,6 +128,10 @@ def _check_sharing(config: PretrainConfig) -> None:
             "model.tie: all takes towers of the same size; give model.generator the sizes of model.discriminator",
         )
         _require(kind == "masked-lm", f"model.tie: all takes generator_kind masked-lm, not {kind}; give embeddings")
+    _require(
+        model.tie != "gdes" or config.optimizer.name != "lamb",
+        "model.tie: gdes has tables that start from 0, where lamb would hold them; give adam or adamw, or embeddings",
+    )
     name = config.objective.name
     for part, trains in ((kind, kind in LEARNED), (name, find(name).parts.generator)):
         _require(
@@ -162,6 +166,10 @@ def _check_objective(config: PretrainConfig) -> None:
     _require(
         objective.adversarial_weight == 0 or not objective.disallow_correct,
         "objective.adversarial_weight: its gradient is of all samples; give disallow_correct false",
+    )
+    _require(
+        objective.adversarial_weight == 0 or config.model.generator_kind != "uniform",
+        "objective.adversarial_weight: a uniform generator learns nothing; give another model.generator_kind",
     )
     if objective.name == "electric":
         _require(

@@ -278,8 +278,9 @@ class Trainer:
         record = self._summary(counts) | record
         record |= {name: float(counts[name] / good) for name in counts if name.startswith("grad_norm")}
         if seconds > 0:
-            tokens = float(counts["tokens"] / good)
-            record |= {"tokens_per_second": tokens / seconds, "peak_share": self.flops / seconds / self.peak}
+            if "tokens" in counts:  # an objective of one's own may not count them
+                record["tokens_per_second"] = float(counts["tokens"] / good) / seconds
+            record["peak_share"] = self.flops / seconds / self.peak
         return record
 
     def _summary(self, counts: Counts) -> dict[str, float]:

@@ -19,7 +19,8 @@ from electra_jax.finetuning.score import score
 from electra_jax.finetuning.start import load_start
 from electra_jax.hub.names import flat
 from electra_jax.model import Tokens
-from electra_jax.objectives.registry import OBJECTIVES
+from electra_jax.objectives.electra import electra
+from electra_jax.objectives.registry import OBJECTIVES, Objective
 from electra_jax.train.convert import export, import_pretrained
 from electra_jax.train.flops import step_flops
 from electra_jax.train.models import started_from_one
@@ -189,6 +190,11 @@ def test_a_frozen_generator_must_come_from_somewhere(finished: PretrainConfig, t
         ({}, {"mask_token_prob": 1.5}, "objective.mask_token_prob: 1.5 is not a number from 0 to 1"),
         ({}, {"name": "mlm", "adversarial_weight": 1.0}, "objective.adversarial_weight: mlm has no discriminator"),
         ({}, {"adversarial_weight": 1.0, "disallow_correct": True}, "objective.adversarial_weight: its gradient"),
+        (
+            {"generator_kind": "uniform"},
+            {"adversarial_weight": 1.0},
+            "objective.adversarial_weight: a uniform generator",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_each_other(
@@ -202,6 +208,28 @@ def test_settings_that_do_not_fit_each_other(
     )
     with pytest.raises(UserError, match=complaint):
         pretrain(config)
+
+
+def test_lamb_takes_no_tables_of_differences(finished: PretrainConfig, tmp_path: Path) -> None:
+    model, optimizer = replace(finished.model, tie="gdes"), replace(finished.optimizer, name="lamb")
+    with pytest.raises(UserError, match=r"model.tie: gdes has tables that start from 0, where lamb would hold them"):
+        pretrain(replace(finished, out=tmp_path / "run", model=model, optimizer=optimizer))
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_objective_may_count_no_tokens(
+    finished: PretrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def quiet(*arguments: Any, **options: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+        loss, counts = electra(*arguments, **options)
+        return loss, {name: count for name, count in counts.items() if name != "tokens"}
+
+    monkeypatch.setitem(OBJECTIVES, "quiet", Objective(quiet))
+    config = with_objective(finished, tmp_path / "run", "quiet")
+    pretrain(config)
+    written = (config.out / "metrics.jsonl").read_text()
+    assert "peak_share" in written
+    assert "tokens_per_second" not in written
 
 
 def test_a_model_of_electric_scores_texts(finished: PretrainConfig, tmp_path: Path, fail: micro.Failing) -> None:
