@@ -127,7 +127,7 @@ def _parquet_writer(stack: ExitStack, path: Path, compressed: bool) -> Write:
         rows = held + rows
         if not opened:
             schema = pa.Table.from_pylist(rows).schema
-            if pa.null() in schema.types and len(rows) < MOST_HELD:
+            if _without_nulls(schema) != schema and len(rows) < MOST_HELD:
                 held[:] = rows
                 return
             held.clear()
@@ -144,8 +144,16 @@ def _parquet_writer(stack: ExitStack, path: Path, compressed: bool) -> Write:
 
 
 def _without_nulls(schema: pa.Schema) -> pa.Schema:
-    """Columns that have no value yet become strings."""
-    return pa.schema([field.with_type(pa.string()) if pa.types.is_null(field.type) else field for field in schema])
+    """Columns that have no value yet, and lists and fields within them, become strings."""
+    return pa.schema([field.with_type(_known(field.type)) for field in schema])
+
+
+def _known(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_list(kind):
+        return pa.list_(_known(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_known(field.type)) for field in kind])
+    return pa.string() if pa.types.is_null(kind) else kind
 
 
 def _write_alike(writer: pq.ParquetWriter, rows: list[dict[str, Any]]) -> None:
@@ -156,9 +164,7 @@ def _write_alike(writer: pq.ParquetWriter, rows: list[dict[str, Any]]) -> None:
 
 
 def _cell(value: Any) -> Any:
-    """What CSV has no form for: plain parts of a list between commas, others and objects as JSON."""
-    if isinstance(value, list) and not any(isinstance(part, (list, dict)) for part in value):
-        return ",".join(map(str, value))
+    """What CSV has no form for: lists and objects as JSON, which is read again."""
     return _json(value) if isinstance(value, (list, dict)) else value
 
 

@@ -1,6 +1,5 @@
 """Classification of a text or a pair of texts: one label an example, or any number of them."""
 
-import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -13,11 +12,13 @@ from sklearn import metrics
 from electra_jax.data.records import Record
 from electra_jax.errors import UserError
 from electra_jax.finetuning import losses
-from electra_jax.finetuning.examples import Example, Feature, list_of, sequence_of, text_of
+from electra_jax.finetuning.examples import Example, Feature, in_order, list_of, sequence_of, text_of
 from electra_jax.finetuning.task import Prediction, Scores, Task
 from electra_jax.hub.configs import TaskHead
 
 SEPARATOR = ","
+BITS = {"0", "1", "0.0", "1.0", "True", "False"}
+"""What tells whether a row has a label."""
 THRESHOLD = 0.5
 """Probability above which an example of a multi-label task has a label."""
 
@@ -68,14 +69,16 @@ class Classification(SequenceTask):
         if self.settings.multi_label and len(self.settings.label) > 1:
             return self.with_settings(labels=self.settings.label)
         found = {label for example in examples for label in self._labels(example)}
+        counts = {len(self._labels(example)) for example in examples}
+        if found and found <= BITS and len(counts) == 1 and counts != {1}:
+            raise UserError(
+                f"{source}: column {self.settings.label[0]!r} holds a 0 or 1 for each label; give lists of the labels' "
+                f"names, or a column for each label"
+            )
         if len(found) < 2 and not (self.settings.multi_label and found):
             value = f"has one value only, {next(iter(found))!r}" if found else "has no label"
             raise UserError(f"{source}: column {self.settings.label[0]!r} {value}; a classifier needs two or more")
-        known = self.settings.labels
-        order = (
-            [label for label in known if label in found] if found <= set(known) else sorted(found, key=_numbers_first)
-        )
-        return self.with_settings(labels=tuple(order))
+        return self.with_settings(labels=in_order(found, self.settings.labels))
 
     def loss(self, logits: Float[Array, "B C"], batch: dict[str, Array]) -> tuple[losses.Scalar, losses.Scalar]:  # noqa: D102
         loss = losses.sigmoid_cross_entropy if self.settings.multi_label else losses.cross_entropy
@@ -127,7 +130,8 @@ class Classification(SequenceTask):
         if not self.settings.multi_label:
             return text_of(record, columns[0]).strip()
         if len(columns) > 1:
-            return [column for column in columns if _has_label(record, column)]
+            names = self.settings.labels or columns  # which config.json may have renamed
+            return [name for name, column in zip(names, columns, strict=True) if _has_label(record, column)]
         return list_of(record, columns[0], SEPARATOR)
 
     def _labels(self, example: Example) -> Sequence[str]:
@@ -146,17 +150,8 @@ class Classification(SequenceTask):
         return [int(label in present) for label in self.settings.labels]
 
 
-def _numbers_first(label: str) -> tuple[int, float, str]:
-    """Sorts "2" before "10", and numbers before words."""
-    try:
-        number = float(label)
-    except ValueError:
-        number = math.nan
-    return (1, 0.0, label) if math.isnan(number) else (0, number, label)  # a label "nan" is a word: it has no order
-
-
 def _has_label(record: Record, column: str) -> bool:
     value = text_of(record, column).strip()
-    if value not in ("0", "1", "0.0", "1.0", "True", "False"):
+    if value not in BITS:
         raise UserError(f"{record.where}, column {column!r} is {value!r}; a column for a label holds 0 or 1")
     return value in ("1", "1.0", "True")

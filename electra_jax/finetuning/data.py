@@ -19,6 +19,7 @@ from electra_jax.errors import UserError
 from electra_jax.finetuning.classification import Classification
 from electra_jax.finetuning.examples import Example, Feature
 from electra_jax.finetuning.question_answering import read_squad
+from electra_jax.finetuning.tagging import Tagging
 from electra_jax.finetuning.task import Task, read_examples
 from electra_jax.finetuning.tasks import GLUE_DATASET, glue_of
 
@@ -123,8 +124,8 @@ def _subset(config: FinetuneConfig) -> str | None:
 
 
 def _with_known_labels(task: Task, config: FinetuneConfig, source: str, split: str) -> Task:
-    """A classification with the labels of a numbered class (ClassLabel), in their order."""
-    if not isinstance(task, Classification) or Path(source).is_file():
+    """A classification, or tagging, with the labels of a numbered class (ClassLabel), in their order."""
+    if not isinstance(task, (Classification, Tagging)) or Path(source).is_file():
         return task
     kind = load_split(source, split, _subset(config)).features.get(task.settings.label[0])
     return task.with_settings(labels=tuple(_class_names(kind) or ()))

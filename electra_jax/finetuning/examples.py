@@ -1,6 +1,9 @@
 """What a model is fine-tuned on: examples, and the arrays made of them."""
 
-from collections.abc import Sequence
+import ast
+import json
+import math
+from collections.abc import Sequence, Set
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -71,17 +74,54 @@ def text_of(record: Record, column: str) -> str:
 
 
 def list_of(record: Record, column: str, separator: str | None) -> list[str]:
-    """A column's list, or its text divided by `separator` (white space where it is None). Raises as `text_of` does."""
+    """A column's list, or its text divided by `separator` (white space where it is None). Raises as `text_of` does.
+
+    A text may be a list as JSON, or Python (and so pandas), writes it too.
+    """
     value = record.get(column)
     if value is None:
         raise EmptyFieldError(f"{record.where}, column {column!r} is empty")
     if isinstance(value, str):
-        value = [part.strip() for part in value.split(separator) if part.strip()]
+        written = _written_list(value.strip())
+        value = [part.strip() for part in value.split(separator) if part.strip()] if written is None else written
     if not isinstance(value, list):
         raise UserError(f"{record.where}, column {column!r} holds {value!r}, and a list is wanted")
     if None in value:
         raise EmptyFieldError(f"{record.where}, column {column!r} has an empty entry")
     return [str(part) for part in value]
+
+
+def _written_list(text: str) -> list[Any] | None:
+    """The list that JSON or Python wrote as this text; None where it is another."""
+    if not (text.startswith("[") and text.endswith("]")):
+        return None
+    for read in (json.loads, _python_list):
+        try:
+            return read(text)
+        except (ValueError, TypeError, SyntaxError, RecursionError):
+            continue
+    return None
+
+
+def _python_list(text: str) -> list[Any]:
+    value = ast.literal_eval(text)
+    if repr(value) != text:  # NumPy leaves the commas out, and Python would take 'a' 'b' for 'ab'
+        raise ValueError("is no list as Python writes it")
+    return value
+
+
+def in_order(labels: Set[str], known: Sequence[str]) -> tuple[str, ...]:
+    """Labels in the order of those known, if that has all of them; else sorted, numbers before words."""
+    return tuple([label for label in known if label in labels] if labels <= {*known} else sorted(labels, key=_rank))
+
+
+def _rank(label: str) -> tuple[int, float, str]:
+    """Sorts "2" before "10", and numbers before words."""
+    try:
+        number = float(label)
+    except ValueError:
+        number = math.nan
+    return (1, 0.0, label) if math.isnan(number) else (0, number, label)  # a label "nan" is a word: it has no order
 
 
 def sequence_of(encoding: Encoding) -> tuple[Int[np.ndarray, " L"], int]:

@@ -12,7 +12,7 @@ from seqeval import metrics as chunks
 from electra_jax.data.records import Record
 from electra_jax.errors import UserError
 from electra_jax.finetuning import losses
-from electra_jax.finetuning.examples import IGNORED, EmptyFieldError, Example, Feature, list_of
+from electra_jax.finetuning.examples import IGNORED, EmptyFieldError, Example, Feature, in_order, list_of
 from electra_jax.finetuning.task import Prediction, Scores, Task
 from electra_jax.hub.configs import TaskHead
 
@@ -20,6 +20,10 @@ CHUNK_LABEL = re.compile(r"O|[BIMESUL]-.+")
 """A label of a scheme that marks chunks of words, as IOB2 does."""
 BIOES = {"L-": "E-", "U-": "S-", "M-": "I-"}
 """The markers of BILOU and BMES as seqeval knows them, which takes neighbouring U-X and U-X for one chunk."""
+
+
+NO_LABEL = "-100"
+"""Of a token that transformers leaves out of a loss."""
 
 
 class Tagging(Task):
@@ -39,11 +43,14 @@ class Tagging(Task):
         return ("f1", "precision", "recall", "accuracy") if self._marks_chunks() else ("accuracy",)
 
     def fitted(self, examples: Sequence[Example], source: str) -> "Tagging":  # noqa: D102
-        labels = sorted({label for example in examples for label in example.target}, key=lambda tag: (tag != "O", tag))
-        if len(labels) < 2:
+        found = {label for example in examples for label in example.target}
+        if len(found) < 2:
             column = self.settings.label[0]
             raise UserError(f"{source}: column {column!r} has fewer than two labels; a tagger needs two or more")
-        return self.with_settings(labels=tuple(labels))
+        labels = in_order(found, self.settings.labels)
+        if not found <= {*self.settings.labels}:
+            labels = tuple(sorted(labels, key="O".__ne__))
+        return self.with_settings(labels=labels)
 
     def read(self, record: Record, labelled: bool) -> Example:  # noqa: D102
         words = list_of(record, self.settings.text[0], separator=None)
@@ -54,6 +61,8 @@ class Tagging(Task):
         tags = list_of(record, self.settings.label[0], separator=None)
         if not tags:
             raise EmptyFieldError(f"{record.where}, column {self.settings.label[0]!r} is empty")
+        if NO_LABEL in tags:
+            raise UserError(f"{record.where}, column {self.settings.label[0]!r}: {NO_LABEL} is no label; give one")
         if len(tags) != len(words):
             counts = f"{len(tags)} labels for {len(words)} words"
             raise UserError(f"{record.where}, column {self.settings.label[0]!r}: {counts}; give one for each")

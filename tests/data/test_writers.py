@@ -13,9 +13,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from electra_jax.data import writers
-from electra_jax.data.records import read_file
+from electra_jax.data.records import Record, read_file
 from electra_jax.data.writers import row_writer
 from electra_jax.errors import UserError
+from electra_jax.finetuning.examples import list_of
 
 SUFFIXES = ["csv", "tsv", "jsonl", "parquet", "csv.gz", "tsv.gz", "jsonl.gz"]
 ROWS = [{"text": "一行\n两行", "label": "good"}, {"text": 'a "quoted",\tword', "label": ""}]
@@ -77,8 +78,8 @@ def test_values_keep_their_kind_where_the_format_has_it(tmp_path: Path, suffix: 
 def test_values_that_csv_has_no_form_for(tmp_path: Path) -> None:
     row = {"a": 1, "b": 0.1, "c": None, "d": ["x", "y"], "e": {"f": ["王"]}}
     (found,) = read(write(tmp_path / "a.csv", [row]))
-    assert found == {"a": "1", "b": "0.1", "c": "", "d": "x,y", "e": '{"f": ["王"]}'}
-    assert json.loads(found["e"]) == row["e"]
+    assert found == {"a": "1", "b": "0.1", "c": "", "d": '["x", "y"]', "e": '{"f": ["王"]}'}
+    assert list_of(Record("a.csv", 1, found), "d", None) == row["d"]
 
 
 def test_numbers_are_written_with_all_their_digits(tmp_path: Path) -> None:
@@ -116,6 +117,18 @@ def test_kinds_that_change_from_part_to_part_are_no_parquet(tmp_path: Path, valu
 @pytest.mark.parametrize("later", [2, None, 2.5])
 def test_a_number_or_nothing_after_a_number_is_of_its_kind(tmp_path: Path, later: Any) -> None:
     assert read(write(tmp_path / "a.parquet", [{"a": 1.5}], [{"a": later}])) == [{"a": 1.5}, {"a": later}]
+
+
+@pytest.mark.parametrize("empty", [[], {"b": []}, {"b": None}, [None], [{"b": []}]])
+@pytest.mark.parametrize("held", [2, writers.MOST_HELD])
+def test_lists_that_begin_empty_are_of_the_kind_that_follows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty: Any, held: int
+) -> None:
+    monkeypatch.setattr(writers, "MOST_HELD", held)
+    full = json.loads(json.dumps(empty).replace("[]", '["x"]').replace("null", '"x"'))
+    for later in (full, empty):
+        parts = [[{"a": empty}], [{"a": empty}], [{"a": later}]]
+        assert read(write(tmp_path / "a.parquet", *parts)) == [row for rows in parts for row in rows]
 
 
 @pytest.mark.parametrize("first", ["a", 2, 2.5, [1], None])

@@ -248,6 +248,25 @@ def test_a_column_of_zeros_and_ones_holds_nothing_else(words: PreTrainedTokenize
         read(task, {"text": "a", "red": 0, "blue": 1}, {"text": "a", "red": 1, "blue": value})
 
 
+@pytest.mark.parametrize("rows", [([0, 1, 0], [1, 1, 0]), ([1.0, 0.0], [0.0, 1.0]), ([True, False], [True, True])])
+def test_a_list_of_zeros_and_ones_has_no_labels(words: PreTrainedTokenizerFast, rows: tuple[list, ...]):
+    task = make(words, multi_label=True)
+    with pytest.raises(UserError, match=r"^a\.csv: column 'label' holds a 0 or 1 for each label; give lists of the"):
+        task.fitted(labelled(task, *rows), "a.csv")
+
+
+def test_labels_may_be_called_zero_and_one(words: PreTrainedTokenizerFast):
+    task = make(words, multi_label=True)
+    assert task.fitted(labelled(task, ["0"], ["0", "1"]), "a.csv").settings.labels == ("0", "1")
+    assert task.fitted(labelled(task, ["0"], ["1"]), "a.csv").settings.labels == ("0", "1")
+
+
+def test_columns_are_of_the_labels_as_they_are_called_now(words: PreTrainedTokenizerFast):
+    task = make(words, multi_label=True, label=("red", "blue")).with_settings(labels=("rot", "blau"))
+    (example,) = read(task, {"text": "a fox", "red": 0, "blue": 1})
+    assert example.target == ["blau"]
+
+
 @pytest.mark.parametrize("value", [None, ["red", None]])
 def test_a_missing_label_is_not_a_label(words: PreTrainedTokenizerFast, value: Any):
     row = Record("a.csv", 1, {"text": "a fox", "label": value})

@@ -289,6 +289,13 @@ def test_tags_are_read_by_their_names(load: Load, tmp_path: Path) -> None:
     assert data.train.examples[0].target == ["O", "B-X"]
 
 
+def test_tags_are_in_the_order_of_their_classes(load: Load, tmp_path: Path) -> None:
+    tags = ListOf(ClassLabel(names=["X-B", "unused", "O", "A"]))
+    features = Features({"tokens": ListOf(Value("string")), "tags": tags})
+    Dataset.from_list([{"tokens": list("abc"), "tags": [3, 2, 0]}] * 4, features=features).save_to_disk(tmp_path / "s")
+    assert load(tmp_path / "s", task="tagging", eval_fraction=0.0).task.settings.labels == ("X-B", "O", "A")
+
+
 def test_a_folder_of_splits_trains_on_the_one_and_evaluates_on_the_other(load: Load, tmp_path: Path) -> None:
     sides = {"train": [named(n % 2, n) for n in range(8)], "validation": [named(1, 100)]}
     splits = DatasetDict({name: Dataset.from_list(rows, features=NAMED) for name, rows in sides.items()})

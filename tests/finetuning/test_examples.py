@@ -132,6 +132,12 @@ def test_what_is_no_text_is_told(value: Any, kind: str) -> None:
         ("a|b", "|", ["a", "b"]),
         ("", ",", []),
         ([], ",", []),
+        ('["a, b", "c", 1]', ",", ["a, b", "c", "1"]),  # JSON
+        (" ['a b', \"it's\", 2.5] ", None, ["a b", "it's", "2.5"]),  # Python, and so pandas
+        ("[]", None, []),
+        ("['a' 'b']", None, ["['a'", "'b']"]),  # NumPy, whose strings may hold anything
+        ("[a] [b]", None, ["[a]", "[b]"]),
+        ("[{[]}]", None, ["[{[]}]"]),
     ],
 )
 def test_a_value_is_a_list_or_divided(value: Any, separator: str | None, parts: list[str]) -> None:

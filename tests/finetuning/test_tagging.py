@@ -141,8 +141,26 @@ def test_a_row_that_lacks_words_or_labels_may_be_left_out(
         make(pieces).read(Record("a.csv", 2, row), labelled=True)
 
 
-def test_labels_are_those_of_training_with_o_first(pieces: PreTrainedTokenizerFast) -> None:
-    assert make(pieces).fitted([example(["a", "b"], ["B-X", "O"])], "a").settings.labels == ("O", "B-X")
+@pytest.mark.parametrize(
+    ("known", "tags", "labels"),
+    [
+        ((), ["B-X", "O", "A"], ("O", "A", "B-X")),
+        ((), ["10", "2", "1"], ("1", "2", "10")),
+        (("B-X", "I-X", "O", "A"), ["A", "O", "B-X"], ("B-X", "O", "A")),  # as a data set's classes have it
+        (("B-X", "O"), ["A", "O", "B-X"], ("O", "A", "B-X")),
+    ],
+)
+def test_labels_are_those_of_training(
+    pieces: PreTrainedTokenizerFast, known: tuple[str, ...], tags: list[str], labels: tuple[str, ...]
+) -> None:
+    task = make(pieces).with_settings(labels=known)
+    assert task.fitted([example(list("abc"), tags)], "a").settings.labels == labels
+
+
+def test_a_sign_for_no_label_is_refused(pieces: PreTrainedTokenizerFast) -> None:
+    row = {"tokens": ["a", "b"], "tags": [0, -100]}
+    with pytest.raises(UserError, match=r"^a\.csv: row 2, column 'tags': -100 is no label; give one$"):
+        make(pieces).read(Record("a.csv", 2, row), labelled=True)
 
 
 def test_scores_are_of_chunks(pieces: PreTrainedTokenizerFast) -> None:
