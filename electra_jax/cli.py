@@ -100,6 +100,8 @@ class PredictArguments:
     """Split of a folder that has several, or of a hub dataset."""
     subset: str | None = None
     """Configuration of a hub dataset."""
+    null_threshold: float | None = None
+    """question-answering: how far "no answer" may score above the best answer; the model's own, unless set."""
     compute: ComputeConfig = ComputeConfig()
 
 
@@ -112,13 +114,15 @@ class EvaluateArguments:
     data: str
     """Labelled examples, as training reads them."""
     out: Path | None = None
-    """Folder of metrics.json and pictures; MODEL/evaluation/NAME-OF-DATA, unless set."""
+    """Folder of metrics.json and pictures; MODEL/evaluation/DATA-SUBSET-SPLIT, unless set."""
     empty: Literal["error", "skip"] = "error"
     """What to do about rows whose text or label is empty: stop, or leave them out and say which."""
     split: str = "validation"
     """Split of a folder that has several, or of a hub dataset."""
     subset: str | None = None
     """Configuration of a hub dataset."""
+    null_threshold: float | None = None
+    """question-answering: how far "no answer" may score above the best answer; the model's own, unless set."""
     compute: ComputeConfig = ComputeConfig()
 
 
@@ -262,7 +266,8 @@ def predict(arguments: Sequence[str], console: Console) -> None:
     from electra_jax.finetuning.predict import predict
 
     _keep_compiled()
-    result = predict(given.model, given.source, given.out, given.empty, given.compute, given.split, given.subset)
+    reading = given.empty, given.compute, given.split, given.subset, given.null_threshold
+    result = predict(given.model, given.source, given.out, *reading)
     _print_skipped(console, result.skipped)
     console.print(f"{given.out}: {result.rows:,} rows", soft_wrap=True)
 
@@ -275,7 +280,8 @@ def evaluate(arguments: Sequence[str], console: Console) -> None:
     from electra_jax.report.progress import table
 
     _keep_compiled()
-    found = evaluate(given.model, given.data, given.out, given.empty, given.compute, given.split, given.subset)
+    reading = given.empty, given.compute, given.split, given.subset, given.null_threshold
+    found = evaluate(given.model, given.data, given.out, *reading)
     _print_skipped(console, found.skipped)
     scores = {name: f"{value:.4f}" for name, value in found.scores.items()}
     console.print(table(f"{given.data}: {found.examples:,} examples", scores))

@@ -13,7 +13,7 @@ from electra_jax.config import ComputeConfig
 from electra_jax.files import can_be_made, write_text
 from electra_jax.finetuning.examples import Example
 from electra_jax.finetuning.model import FineTuned
-from electra_jax.finetuning.predict import predict_labelled
+from electra_jax.finetuning.predict import load_fine_tuned, predict_labelled
 from electra_jax.finetuning.task import Prediction, Scores
 from electra_jax.report.plots import plot_confusion, plot_roc
 
@@ -42,18 +42,19 @@ def evaluate(
     compute: ComputeConfig = ComputeConfig(),
     split: str = "validation",
     subset: str | None = None,
+    null_threshold: float | None = None,
 ) -> Evaluation:
     """Score the fine-tuned `model` on the labelled examples of `data` (as `predict` reads its `source`).
 
-    Written into `out` (evaluation/NAME-OF-DATA in the model's folder, unless set) are metrics.json and, where the task
-    has labels, a confusion matrix and ROC curves as PNG; files of these names are replaced. Raises UserError for
-    examples that can't be read, or whose label training didn't have.
+    Written into `out` (evaluation/DATA-SUBSET-SPLIT in the model's folder, unless set) are metrics.json and, where the
+    task has labels, a confusion matrix and ROC curves as PNG; files of these names are replaced. `null_threshold` takes
+    the place of the model's own. Raises UserError for examples that can't be read, or whose label training didn't have.
     """
-    fine_tuned = FineTuned.from_pretrained(model, compute)
+    fine_tuned = load_fine_tuned(model, compute, null_threshold)
     skipped: list[str] = []
     examples, predictions = predict_labelled(fine_tuned, str(data), empty, skipped, split, subset)
     beside = Path(model) if Path(model).is_dir() else Path()
-    folder = Path(out) if out else beside / "evaluation" / Path(data).name
+    folder = Path(out) if out else beside / "evaluation" / _name(Path(data), subset, split)
     scores = fine_tuned.task.scores(examples, predictions)
     confusion = _confusion(fine_tuned, examples, predictions)
     found = Evaluation(scores, len(examples), fine_tuned.labels, confusion, tuple(skipped), folder)
@@ -68,6 +69,12 @@ def evaluate(
             plot_roc(curves, folder / ROC)
         write_text(folder / METRICS, json.dumps(_content(found), ensure_ascii=False, indent=2) + "\n")
     return found
+
+
+def _name(data: Path, subset: str | None, split: str) -> str:
+    """What tells these examples from others of the same data."""
+    parts = [] if data.is_file() or split == "validation" else [split]
+    return "-".join([data.name, *([subset] if subset else []), *parts])
 
 
 def _content(found: Evaluation) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Predictions for a file of any size."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -34,15 +34,18 @@ def predict(
     compute: ComputeConfig = ComputeConfig(),
     split: str = "train",
     subset: str | None = None,
+    null_threshold: float | None = None,
 ) -> Predicted:
     """Write the rows of `source` to the file `out`, each with what the model says of it in further columns.
 
     `source` is a file of any format that training reads, a folder saved by `datasets` (`split` of it, if it has
     several) or a hub dataset's name (`split` of it, and the configuration `subset`); `out` is CSV, TSV, JSONL or
     Parquet by its suffix. The columns are "predicted" and, by the task, "probability" and one "probability_LABEL"
-    each. Few rows are in memory at a time. Raises UserError, and leaves nothing, for a row that can't be read.
+    each. `null_threshold` is how far "no answer" may score above a question's best answer, in place of what the model
+    was fine-tuned with. Few rows are in memory at a time. Raises UserError, and leaves nothing, for a row that can't be
+    read.
     """
-    fine_tuned = _load(model, compute)
+    fine_tuned = load_fine_tuned(model, compute, null_threshold)
     skipped: list[str] = []
     records = read_records(str(source), split, subset)
     examples = read_examples(fine_tuned.task, records, empty, labelled=False, skipped=skipped)
@@ -83,8 +86,14 @@ def predict_labelled(
     return examples, predictions
 
 
-def _load(model: str | Path | FineTuned, compute: ComputeConfig) -> FineTuned:
-    return model if isinstance(model, FineTuned) else FineTuned.from_pretrained(model, compute)
+def load_fine_tuned(model: str | Path | FineTuned, compute: ComputeConfig, null_threshold: float | None) -> FineTuned:
+    """The model, with another threshold for saying that a question has no answer, if one is given."""
+    fine_tuned = model if isinstance(model, FineTuned) else FineTuned.from_pretrained(model, compute)
+    if null_threshold is None:
+        return fine_tuned
+    if fine_tuned.task.name != "question-answering":
+        raise UserError(f"null_threshold: {fine_tuned.task.name} has no questions to leave unanswered; leave it out")
+    return replace(fine_tuned, task=fine_tuned.task.with_settings(null_threshold=null_threshold))
 
 
 def _row(example: Example, prediction: Prediction) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from tokenizers import Encoding
 from electra_jax.data.records import Record, has_lines_of_json, read_json
 from electra_jax.errors import UserError
 from electra_jax.finetuning import losses
-from electra_jax.finetuning.examples import Example, Feature, sequence_of
+from electra_jax.finetuning.examples import EmptyFieldError, Example, Feature, sequence_of
 from electra_jax.finetuning.task import Prediction, Scores, Task
 from electra_jax.hub.configs import TaskHead
 
@@ -130,14 +130,18 @@ class QuestionAnswering(Task):
     def _answers(self, record: Record, context: str) -> list[Answer]:
         """Every answer given, as {"text": [...], "answer_start": [...]}, a list of pairs, or one text; none is []."""
         column = self.settings.label[0]
+        if record.values.get("is_impossible") is True:
+            return []
         value = record.get(column)
+        if value is None:
+            raise EmptyFieldError(f"{record.where}, column {column!r} is empty; where there is no answer, give []")
         if isinstance(value, Mapping):
             value = _pairs(value, f"{record.where}, column {column!r}")
         elif isinstance(value, str):
             value = [{"text": value, "answer_start": None}] if value.strip() else []
-        if not isinstance(value or [], list):
+        if not isinstance(value, list):
             raise UserError(f"{record.where}, column {column!r} holds {value!r}, and answers are wanted")
-        answers = [_answer(answer, context, f"{record.where}, column {column!r}") for answer in value or ()]
+        answers = [_answer(answer, context, f"{record.where}, column {column!r}") for answer in value]
         return [answer for answer in answers if answer.text]
 
 
@@ -160,13 +164,15 @@ def _squad_records(articles: Sequence[Mapping[str, Any]], path: Path) -> Iterato
         for paragraph in _objects(article["paragraphs"], f"{path}: paragraphs"):
             for question in _objects(paragraph.get("qas", []), f"{path}: qas"):
                 number += 1
-                answers = [] if question.get("is_impossible") else question.get("answers", [])
                 values = {
                     "id": question.get("id", number),
                     "question": question.get("question"),
                     "context": paragraph.get("context"),
-                    "answers": answers,
                 }
+                if question.get("is_impossible"):
+                    values["answers"] = []
+                elif "answers" in question:  # where they are left out, they aren't known
+                    values["answers"] = question["answers"]
                 yield Record(str(path), number, values)
 
 
@@ -196,6 +202,8 @@ def _answer(answer: Any, context: str, where: str) -> Answer:
     if not text.strip():
         return Answer("", 0)
     found = context.find(text) if start is None else start
+    if isinstance(found, float) and found.is_integer():  # as pandas has them beside missing ones
+        found = int(found)
     if not isinstance(found, int) or found < 0 or context[found : found + len(text)] != text:
         place = "" if start is None else f" at character {start}"
         raise UserError(f"{where}: answer {text!r} does not occur in the context{place}; correct it")

@@ -16,10 +16,13 @@ import transformers
 from rich.console import Console
 from toy import sentences, write_csv
 
+from electra_jax import cli
 from electra_jax.config import FinetuneConfig, PretrainConfig
 from electra_jax.errors import UserError
+from electra_jax.finetuning.evaluate import evaluate
 from electra_jax.finetuning.finetune import finetune
 from electra_jax.finetuning.model import FineTuned
+from electra_jax.finetuning.predict import predict
 from electra_jax.finetuning.start import load_start
 from electra_jax.hub.names import flat
 from electra_jax.presets import to_toml
@@ -299,9 +302,24 @@ def test_every_task_trains_and_predicts(learning: FinetuneConfig, tmp_path: Path
     if name == "question-answering":
         assert model.task.settings.null_threshold is not None
         assert all(answer["best_answer"] in row["context"] for answer, row in zip(answers, rows, strict=True))
+        _check_threshold(config.out, train, tmp_path / "answers.jsonl")
+    else:
+        with pytest.raises(UserError, match=r"^null_threshold: .* has no questions to leave unanswered; leave it out$"):
+            predict(model, train, tmp_path / "predicted.jsonl", null_threshold=0.0)
     architecture = json.loads((config.out / "config.json").read_text())["architectures"][0]
     _, info = getattr(transformers, architecture).from_pretrained(config.out, output_loading_info=True)
     assert {kind: list(keys) for kind, keys in info.items() if keys} == {}
+
+
+def _check_threshold(model: Path, data: str, out: Path) -> None:
+    """Where "no answer" may never win, each question has one; where it always does, none, and that is scored."""
+    for threshold, answered in (("1000", True), ("-1000", False)):
+        files = ["--in", data, "--out", str(out), "--null-threshold", threshold]
+        cli.main(["predict", "--model", str(model), *files])
+        answers = [json.loads(line) for line in out.read_text().splitlines()]
+        assert [a["predicted"] for a in answers] == [a["best_answer"] if answered else "" for a in answers]
+    scores = evaluate(model, data, out.with_suffix(""), null_threshold=-1000.0).scores
+    assert (scores["exact_answerable"], scores["exact_unanswerable"]) == (0, 1)
 
 
 def test_a_glue_task_is_read_by_its_name(learning: FinetuneConfig, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from electra_jax.config import ElectraConfig, FinetuneConfig
 from electra_jax.data.records import Record
 from electra_jax.data.tokenizer import load_tokenizer
 from electra_jax.errors import UserError
-from electra_jax.finetuning.examples import Example
+from electra_jax.finetuning.examples import EmptyFieldError, Example
 from electra_jax.finetuning.question_answering import LONGEST_ANSWER, Answer, exact, f1, read_squad
 from electra_jax.finetuning.task import Task
 from electra_jax.finetuning.tasks import make_task
@@ -158,13 +158,35 @@ def test_answers_have_several_forms(pieces: PreTrainedTokenizerFast, answers: An
         {"text": None, "answer_start": None},
         {"text": [""], "answer_start": [-1]},
         [{"text": "", "answer_start": 0}],
-        None,
         "",
     ],
 )
 def test_no_answer_has_several_forms(pieces: PreTrainedTokenizerFast, answers: Any) -> None:
     row = {"question": "who?", "context": "a fox", "answers": answers}
     assert make(pieces).read(Record("a", 1, row), labelled=True).target == []
+
+
+@pytest.mark.parametrize("answers", [{}, {"answers": None}, {"answers": [{"text": "fox", "answer_start": 2}]}])
+def test_a_question_may_be_said_to_have_no_answer(pieces: PreTrainedTokenizerFast, answers: dict[str, Any]) -> None:
+    row = {"question": "who?", "context": "a fox", "is_impossible": True} | answers
+    assert make(pieces).read(Record("a", 1, row), labelled=True).target == []
+
+
+def test_answers_that_are_missing_are_not_those_of_none(pieces: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    task, row = make(pieces), {"question": "who?", "context": "a fox", "answers": None}
+    with pytest.raises(EmptyFieldError, match=r"^a: row 1, column 'answers' is empty; where there is no answer, give"):
+        task.read(Record("a", 1, row), labelled=True)
+    paragraphs = [{"context": "a fox", "qas": [{"id": "1", "question": "who?"}]}]
+    (tmp_path / "a.json").write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
+    (record,) = read_squad(tmp_path / "a.json") or ()
+    assert task.read(record, labelled=False).target is None
+    with pytest.raises(UserError, match=r"a\.json: row 1: has no column 'answers'; there are: id, question, context"):
+        task.read(record, labelled=True)
+
+
+def test_a_start_that_is_a_whole_number_is_one(pieces: PreTrainedTokenizerFast) -> None:
+    row = {"question": "who?", "context": "a fox", "answers": {"text": ["fox"], "answer_start": [2.0]}}
+    assert make(pieces).read(Record("a", 1, row), labelled=True).target == [Answer("fox", 2)]
 
 
 @pytest.mark.parametrize(

@@ -207,6 +207,14 @@ def test_an_evaluation_stands_in_the_models_folder(learnt: FinetuneConfig, examp
     assert evaluate(learnt.out, examples).folder == learnt.out / "evaluation" / examples.name
 
 
+@pytest.mark.parametrize(("split", "name"), [("validation", "saved"), ("test", "saved-test")])
+def test_evaluations_of_two_splits_stand_beside_each_other(
+    learnt: FinetuneConfig, examples: Path, tmp_path: Path, split: str, name: str
+) -> None:
+    DatasetDict({split: Dataset.from_csv(str(examples)).select(range(5))}).save_to_disk(tmp_path / "saved")
+    assert evaluate(learnt.out, tmp_path / "saved", split=split).folder == learnt.out / "evaluation" / name
+
+
 # --- detect -------------------------------------------------------------------------------------------------------
 
 
