@@ -126,7 +126,7 @@ def test_a_split_by_name(tmp_path: Path):
         ("a.txt.gz", b"text", r"a\.txt\.gz: not a complete \.gz file"),
         ("a.csv", b"body,number\nx,1\n", r"a\.csv: row 1: has no column 'text'; there are: body, number"),
         ("a.csv", b"text,label\nx,1,\n", r"a\.csv: row 1 \(line 2\) has 3 fields, and the header has 2"),
-        ("a.tsv", b'text\tn\na\t1\n"b\t2\n', r"a\.tsv: row 2 \(line 3\): unexpected end of data"),
+        ("a.tsv", b'text\tn\na\t1\n"b\t2\nc\n', r"a\.tsv: row 2 \(line 4\): unexpected end of data"),
         ("a.csv", b"", r"a\.csv: holds no rows"),
         ("a.jsonl", b'{"text": ["a"]}\n', r"a\.jsonl: row 1, column 'text' holds a list, and a text is wanted; name"),
         ("a.jsonl", b'{"text": "a"}\n{"text": 1}\n', r"a\.jsonl: row 2, column 'text' holds a int"),
