@@ -12,7 +12,7 @@ import micro
 import numpy as np
 import pytest
 
-from electra_jax.config import PretrainConfig
+from electra_jax.config import ObjectiveConfig, PretrainConfig
 from electra_jax.presets import to_toml
 from electra_jax.train.pretrain import pretrain
 
@@ -115,6 +115,28 @@ def test_eight_devices_have_the_losses_of_one(
     config = settings(rows, tmp_path / "run", mesh=mesh)
     finish(start(command(config, tmp_path), DEVICES))
     np.testing.assert_allclose(losses(config.out), reference, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("all-tokens-mlm", {}),
+        ("electric", {"generator_kind": "two-tower"}),
+        pytest.param("replace-mlm", {"tie": "gdes"}, marks=pytest.mark.slow),
+        pytest.param("mlm", {}, marks=pytest.mark.slow),
+    ],
+)
+def test_every_objective_has_the_losses_of_one_device(
+    name: str, model: dict[str, str], rows: Path, tmp_path: Path
+) -> None:
+    steps = {"steps": 3, "eval_every": 3, "checkpoint_every": 3, "objective": ObjectiveConfig(name=name)}
+    whole = settings(rows, tmp_path / "whole", **steps)
+    whole = replace(whole, model=replace(whole.model, **model))  # type: ignore[arg-type]
+    divided = replace(whole, out=tmp_path / "divided", mesh="data=2,fsdp=4", accumulate=2)
+    pretrain(whole)
+    finish(start(command(divided, tmp_path), DEVICES))
+    np.testing.assert_allclose(losses(divided.out), losses(whole.out), rtol=1e-5)
+    np.testing.assert_allclose(norms(divided.out), norms(whole.out), rtol=1e-4)
 
 
 @pytest.mark.parametrize("parts", [2, pytest.param(8, marks=pytest.mark.slow)])
