@@ -110,9 +110,11 @@ def _python_list(text: str) -> list[Any]:
     return value
 
 
-def in_order(labels: Set[str], known: Sequence[str]) -> tuple[str, ...]:
-    """Labels in the order of those known, if that has all of them; else sorted, numbers before words."""
-    return tuple([label for label in known if label in labels] if labels <= {*known} else sorted(labels, key=_rank))
+def in_order(labels: Set[str], known: Sequence[str], first: str | None = None) -> tuple[str, ...]:
+    """Labels in the order of those known, if that has all of them; else `first`, then numbers, then words, sorted."""
+    if labels <= {*known}:
+        return tuple(label for label in known if label in labels)
+    return tuple(sorted(labels, key=lambda label: (label != first, _rank(label))))
 
 
 def _rank(label: str) -> tuple[int, float, str]:

@@ -20,8 +20,6 @@ CHUNK_LABEL = re.compile(r"O|[BIMESUL]-.+")
 """A label of a scheme that marks chunks of words, as IOB2 does."""
 BIOES = {"L-": "E-", "U-": "S-", "M-": "I-"}
 """The markers of BILOU and BMES as seqeval knows them, which takes neighbouring U-X and U-X for one chunk."""
-
-
 NO_LABEL = "-100"
 """Of a token that transformers leaves out of a loss."""
 
@@ -47,10 +45,7 @@ class Tagging(Task):
         if len(found) < 2:
             column = self.settings.label[0]
             raise UserError(f"{source}: column {column!r} has fewer than two labels; a tagger needs two or more")
-        labels = in_order(found, self.settings.labels)
-        if not found <= {*self.settings.labels}:
-            labels = tuple(sorted(labels, key="O".__ne__))
-        return self.with_settings(labels=labels)
+        return self.with_settings(labels=in_order(found, self.settings.labels, first="O"))
 
     def read(self, record: Record, labelled: bool) -> Example:  # noqa: D102
         words = list_of(record, self.settings.text[0], separator=None)

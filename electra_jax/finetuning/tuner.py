@@ -242,7 +242,6 @@ class Tuner:
         """What is going to be done."""
         plans = train_plans(self.lengths, self.buckets, self.config.batch_size, self.config.seed, epoch=0)
         size = sum(leaf.size for leaf in jax.tree.leaves(self.body))
-        full, cut = np.mean(self.lengths >= self.task.settings.length), self.task.head.kind not in IN_WINDOWS
         rows = {
             "task": f"{self.config.task}, metric {self.metric}",
             "labels": ", ".join(self.task.settings.labels) or "none",
@@ -253,7 +252,8 @@ class Tuner:
             "lengths": f"{', '.join(map(str, self.buckets))}; {padding_share(self.lengths, plans):.1%} padding",
             "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind} ({jax.default_backend()})",
         }
-        if full and cut:
+        full = np.mean(self.lengths >= self.task.settings.length)
+        if full and self.task.head.kind not in IN_WINDOWS:
             rows["cut"] = f"{full:.1%} of the examples to {self.task.settings.length} tokens, where they are longer"
         return table(str(self.config.out), rows)
 
