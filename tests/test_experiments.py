@@ -10,6 +10,7 @@ from electra_jax.objectives.registry import OBJECTIVES, Objective
 from electra_jax.train.check import check
 
 sys.path.append(str(Path(__file__).parent.parent / "tools"))
+import compare_recipes
 import sick_runs
 from compare_objectives import ARMS, POINTS, START_RECIPES, Arguments, config_of, read_scores, report, write_scores
 from rich.console import Console
@@ -55,6 +56,18 @@ def test_runs_of_each_length_have_a_table(tmp_path: Path) -> None:
         ["0", *[""] * len(POINTS)],
     ]
     assert (tmp_path / "objectives-scores.png").exists()
+
+
+def test_development_reviews_choose_the_recipe(tmp_path: Path) -> None:
+    worse = {"development": [0.7, 0.8], "test": [0.9, 0.9]}
+    better = {"development": [0.9, 0.7], "test": [0.5, 0.6]}
+    found = {"electra": dict(zip(compare_recipes.GRID, (worse, better, worse, worse), strict=True))}
+
+    text = compare_recipes.table(Arguments(tmp_path), found)
+
+    assert [line.split(" | ")[-1] for line in text.splitlines() if line.startswith("| electra")] == [
+        "55.0 (50.0 to 60.0) |"
+    ]
 
 
 def test_sick_runs_are_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import tyro
 from compare_pretraining import DEVELOPMENT, PRESET, TEST, Recipe, make_rows, tune
@@ -84,6 +84,13 @@ ARMS: dict[str, dict[str, Change]] = {
 }
 
 
+class Model(NamedTuple):
+    """An encoder to fine-tune, and the name that its scores are kept by."""
+
+    arm: str
+    path: Path
+
+
 @dataclass(frozen=True)
 class Arguments:
     """The settings of a comparison."""
@@ -98,16 +105,9 @@ class Arguments:
 
 def main(given: Arguments) -> None:
     """Run what is missing, and write the table and the plot."""
-    keep_compiled()
-    keep_memory()
-    console, folder = Console(), given.folder
+    console = Console()
     given.docs.mkdir(parents=True, exist_ok=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    reviews = read_reviews()
-    for name, some in (("test", reviews[:TEST]), ("development", reviews[TEST : TEST + DEVELOPMENT])):
-        write_csv(some, folder / f"{name}.csv")
-    training = reviews[TEST + DEVELOPMENT :]
-    make_rows(folder, training, config_of("electra", 0, given))
+    training = make_ready(given)
     scores = read_scores(given)
     done = sum(seed in by_seed for by_seed in scores[given.flops].values() for seed in given.seeds)
     console.print(f"{done} scores of {given.docs}, {len(given.seeds) * len(scores[given.flops]) - done} to measure")
@@ -119,20 +119,37 @@ def main(given: Arguments) -> None:
     report(given, scores, console)
 
 
+def make_ready(given: Arguments) -> list[Review]:
+    """The folder with its rows and labelled reviews; the reviews to train on."""
+    keep_compiled()
+    keep_memory()
+    given.folder.mkdir(parents=True, exist_ok=True)
+    reviews = read_reviews()
+    for name, some in (("test", reviews[:TEST]), ("development", reviews[TEST : TEST + DEVELOPMENT])):
+        write_csv(some, given.folder / f"{name}.csv")
+    training = reviews[TEST + DEVELOPMENT :]
+    make_rows(given.folder, training, config_of("electra", 0, given))
+    return training
+
+
 def measure(name: str, seed: int, given: Arguments, training: list[Review], console: Console) -> dict[float, float]:
     """Accuracy on the test reviews, after each share of the FLOPs."""
+    recipe = START_RECIPES.get(name, RECIPE)
+    return {
+        point: tune(given.folder, model.arm, model.path, recipe, training, LABELS, seed, console)["test"]
+        for point, model in models_of(name, seed, given, console).items()
+    }
+
+
+def models_of(name: str, seed: int, given: Arguments, console: Console) -> dict[float, Model]:
+    """What a run holds after each share of the FLOPs; what runs start from after none."""
     if name in ARMS[given.arms]:
-        config, recipe = config_of(name, seed, given), RECIPE
+        config = config_of(name, seed, given)
         models = pretrained(config, console)
     else:
-        config, recipe = start_of(name, seed, given), START_RECIPES[name]
+        config = start_of(name, seed, given)
         models = {0.0: untrained(config, console)}
-    return {
-        point: tune(given.folder, f"{config.out.name}-{point:g}", model, recipe, training, LABELS, seed, console)[
-            "test"
-        ]
-        for point, model in models.items()
-    }
+    return {point: Model(f"{config.out.name}-{point:g}", path) for point, path in models.items()}
 
 
 def read_scores(given: Arguments) -> dict[float, Scores]:
@@ -177,14 +194,14 @@ def config_of(name: str, seed: int, given: Arguments) -> PretrainConfig:
 
 def pretrained(config: PretrainConfig, console: Console) -> dict[float, Path]:
     """Pretrain where it isn't done; the folder of the encoder that is kept, after each share of the FLOPs."""
-    pretrain(config, console)
-    models = {}
-    for point in POINTS:
-        out = config.out.parent.parent / "exports" / f"{config.out.name}-{point:g}"
-        if not out.exists():
-            export(config.out, out, round(config.steps * point))
-        models[point] = next(out / role for role in ("discriminator", "encoder") if (out / role).exists())
-    return models
+    exports = {point: config.out.parent.parent / "exports" / f"{config.out.name}-{point:g}" for point in POINTS}
+    missing = {point: out for point, out in exports.items() if not out.exists()}
+    if missing:
+        pretrain(config, console)
+    for point, out in missing.items():
+        export(config.out, out, round(config.steps * point))
+    roles = ("discriminator", "encoder")
+    return {point: next(out / role for role in roles if (out / role).exists()) for point, out in exports.items()}
 
 
 def start_of(name: str, seed: int, given: Arguments) -> PretrainConfig:
@@ -198,9 +215,9 @@ def start_of(name: str, seed: int, given: Arguments) -> PretrainConfig:
 
 def untrained(config: PretrainConfig, console: Console) -> Path:
     """The folder of its discriminator."""
-    pretrain(config, console)
     out = config.out.parent.parent / "exports" / config.out.name
     if not out.exists():
+        pretrain(config, console)
         export(config.out, out)
     return out / "discriminator"
 
@@ -218,9 +235,9 @@ def table(given: Arguments, scores: Scores) -> str:
     rows = [["run", "steps", "seeds", *(f"{given.flops * point:.2g} operations" for point in POINTS)]]
     for name in ARMS[given.arms]:
         rows.append([name, f"{config_of(name, 0, given).steps:,}", f"{len(scores[name])}"])
-        rows[-1] += [_cell(of_seeds(scores, name, point)) for point in POINTS]
+        rows[-1] += [cell(of_seeds(scores, name, point)) for point in POINTS]
     for name in START_RECIPES:
-        starts = [_cell(of_seeds(scores, name, 0)), *[""] * (len(POINTS) - 1)]
+        starts = [cell(of_seeds(scores, name, 0)), *[""] * (len(POINTS) - 1)]
         rows.append([name, "0", f"{len(scores[name])}", *starts])
     if given.arms == "objectives":
         for row in rows:
@@ -239,7 +256,8 @@ def of_seeds(scores: Scores, name: str, point: float) -> list[float]:
     return [by_point[point] for by_point in scores[name].values()]
 
 
-def _cell(values: list[float]) -> str:
+def cell(values: list[float]) -> str:
+    """Shares in percent: their mean, and of several the lowest and the highest."""
     if not values:
         return ""
     spread = f" ({100 * min(values):.1f} to {100 * max(values):.1f})" if len(values) > 1 else ""
