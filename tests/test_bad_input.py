@@ -130,6 +130,7 @@ ALONE = ["--distributed.processes", 1, "--distributed.process", 0]
         (["--model.discriminator.hidden-size", 33], ["model.discriminator: hidden_size 33 does not divide over 2"]),
         (["--model.discriminator.num-hidden-layers", 0], ["model.discriminator: num_hidden_layers 0 is not above 0"]),
         (["--batch-size", 0], ["batch_size: 0 is not above 0"]),
+        (["--steps", 2**31], ["steps: 2147483648 are more than 2**31 - 1; give fewer"]),
         (["--seed", -1], ["seed: -1 is not between 0 and"]),
         (["--objective.mask-prob", 1], ["objective.mask_prob: 1.0 is not between 0 and 1"]),
         (["--objective.mask-prob", 0.05], ["length: of 16 tokens none is masked at mask_prob 0.05"]),

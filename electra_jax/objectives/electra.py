@@ -43,13 +43,19 @@ def electra(
 
     loss = config.generator_weight * mean(corrupted.predicted.nll_sum, totals.picks)
     loss += config.discriminator_weight * mean(discriminator_sum, totals.picks if picks_only else totals.tokens)
+    adversary = {}
     if config.adversarial_weight:
-        loss += config.adversarial_weight * mean(adversarial_sum(model, corrupted, logits, config), totals.picks)
-    counts = generator_counts(corrupted) | {
-        "discriminator_sum": discriminator_sum,
-        "judged": real,
-        "tokens": jnp.sum(tokens.mask, dtype=jnp.float32),
-    }
+        adversary["adversarial_sum"] = adversarial_sum(model, corrupted, logits, config)
+        loss += config.adversarial_weight * mean(adversary["adversarial_sum"], totals.picks)
+    counts = (
+        generator_counts(corrupted)
+        | adversary
+        | {
+            "discriminator_sum": discriminator_sum,
+            "judged": real,
+            "tokens": jnp.sum(tokens.mask, dtype=jnp.float32),
+        }
+    )
     with jax.named_scope("counts"):
         counts |= discriminator_counts(logits, corrupted.replaced, judged)
     return loss, jax.tree.map(jax.lax.stop_gradient, counts)

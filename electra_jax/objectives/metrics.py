@@ -47,6 +47,8 @@ def summarize(counts: Counts, config: ObjectiveConfig) -> dict[str, float]:
         figures["samples_correct"] = ratio(c["samples_correct"], c.get("sampled", c["picks"]))
     if "discriminator_sum" in c:
         terms["discriminator_loss"] = config.discriminator_weight, ratio(c["discriminator_sum"], c["judged"])
+    if "adversarial_sum" in c:
+        terms["adversarial_loss"] = config.adversarial_weight, ratio(c["adversarial_sum"], c["picks"])
     if "encoder_sum" in c:
         terms["encoder_loss"] = 1.0, ratio(c["encoder_sum"], c["predicted_tokens"])
         figures["encoder_accuracy"] = ratio(c["encoder_correct"], c["predicted_tokens"])

@@ -1,7 +1,7 @@
 """Every objective by its name: a new one is a file, and a line here (docs/objectives.md has an example)."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from jaxtyping import Array, Float
 
@@ -22,15 +22,22 @@ class Objective(NamedTuple):
     """The loss and the counts of a batch, of the arguments of `electra_jax.objectives.electra.electra`."""
     parts: Parts = Parts()
     """Of the model, those that it has a use for."""
+    judges: Literal["tokens", "picks", "noise"] = "tokens"
+    """What the discriminator is asked: of all tokens, or of the picks alone, whether they were replaced; or of all
+    whether they are noise, for which the generator has to give the probability of every token."""
+    predicts: Literal["tokens", "picks"] = "picks"
+    """Where the encoder that is kept predicts, if it does."""
+    adversarial: bool = False
+    """Whether it heeds `ObjectiveConfig.adversarial_weight`."""
 
 
 OBJECTIVES = {
-    "electra": Objective(electra),
-    "electra-15": Objective(electra_15),
+    "electra": Objective(electra, adversarial=True),
+    "electra-15": Objective(electra_15, judges="picks", adversarial=True),
     "replace-mlm": Objective(replace_mlm, Parts(detects=False, predicts=True)),
-    "all-tokens-mlm": Objective(all_tokens_mlm, Parts(predicts=True)),
+    "all-tokens-mlm": Objective(all_tokens_mlm, Parts(predicts=True), predicts="tokens"),
     "mlm": Objective(mlm, Parts(generator=False, detects=False, predicts=True)),
-    "electric": Objective(electric),
+    "electric": Objective(electric, judges="noise"),
 }
 """By `ObjectiveConfig.name`."""
 

@@ -1,6 +1,7 @@
 """Held-out rows as both towers read them: what was masked, what the generator wrote, what the discriminator said."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,15 +41,15 @@ class Judged(NamedTuple):
     corrupted: Int[np.ndarray, "B L"]
     """What the discriminator reads."""
     probability: Float[np.ndarray, "B L"]
-    """The discriminator's, that the token was replaced."""
+    """The discriminator's, that the token was replaced; NaN where the objective does not ask."""
 
 
 class Token(NamedTuple):
     """A token of a row, as the discriminator reads it."""
 
     text: str
-    probability: float
-    """Of having been replaced, as the discriminator has it."""
+    probability: float | None
+    """Of having been replaced, as the discriminator has it; None where the objective does not ask."""
     original: str | None = None
     """What stood there, where the generator wrote the token; the same, where it hit."""
     masked: bool = False
@@ -72,9 +73,11 @@ def judge(config: PretrainConfig, params: Params, batch: Batch, special: Special
         tokens = read_tokens(batch)
         keys = draw_keys(step_key(config.seed, jnp.int32(0)), len(tokens.ids), dropout=False)
         made = corrupt(model, tokens, keys, special, objective)
-        probability = jax.nn.sigmoid(model.discriminate(made.tokens))
+        picked = at(made.picks, tokens)
+        judged = picked if find(objective.name).judges == "picks" else tokens.mask
+        probability = jnp.where(judged, jax.nn.sigmoid(model.discriminate(made.tokens)), jnp.nan)
         read = made.masked if config.model.generator_kind == "masked-lm" else tokens
-        return tokens.ids, tokens.mask, at(made.picks, tokens), read.ids, made.tokens.ids, probability
+        return tokens.ids, tokens.mask, picked, read.ids, made.tokens.ids, probability
 
     return Judged(*jax.device_get(compute(params, batch)))
 
@@ -85,10 +88,9 @@ def read_examples(run: Path, config: PretrainConfig, number: int) -> Examples:
     Raises UserError where there is no checkpoint, where the rows are not there any more, and for an objective whose
     discriminator does not tell replaced tokens.
     """
-    name = config.objective.name
-    parts = find(name).parts
-    if not (parts.generator and parts.detects) or name == "electric":
-        raise UserError(f"objective.name: {name} trains no model to tell replaced tokens")
+    asked = find(config.objective.name)
+    if not (asked.parts.generator and asked.parts.detects) or asked.judges == "noise":
+        raise UserError(f"objective.name: {config.objective.name} trains no model to tell replaced tokens")
     batch, special = _read_rows(run, config, number)
     step, params = restore_params(run)
     if shapes(params) != shapes(abstract_params(config)):
@@ -125,7 +127,8 @@ def _tokens(found: Judged, row: int, names: list[str]) -> list[Token]:
         return names[token] if token < len(names) else f"[{token}]"  # a model may have room for more
 
     def token(position: int) -> Token:
-        text, probability = name(found.corrupted, position), round(float(found.probability[row, position]), 4)
+        text, judged = name(found.corrupted, position), float(found.probability[row, position])
+        probability = None if math.isnan(judged) else round(judged, 4)
         if not found.picked[row, position]:
             return Token(text, probability)
         was_masked = bool(found.masked[row, position] != found.original[row, position])

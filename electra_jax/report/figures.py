@@ -40,7 +40,7 @@ GROUPS = (
     Group(
         "Losses",
         (
-            Figure("loss", "Joint loss", NATS, "The weighted sum of both losses: what is minimised.", True),
+            Figure("loss", "Joint loss", NATS, "The weighted sum of the others: what is minimised.", True),
             Figure("mlm_loss", "Generator’s loss", NATS, "Cross-entropy at the masked tokens; ln V at first.", True),
             Figure(
                 "discriminator_loss",
@@ -50,6 +50,12 @@ GROUPS = (
                 True,
             ),
             Figure("encoder_loss", "Encoder’s loss", NATS, "Cross-entropy of the tokens that it predicts.", True),
+            Figure(
+                "adversarial_loss",
+                "Adversarial loss",
+                NATS,
+                "Whose gradient is REINFORCE’s: samples weighted by how they fool the discriminator.",
+            ),
         ),
     ),
     Group(

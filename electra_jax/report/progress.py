@@ -13,6 +13,7 @@ SHOWN = {
     "mlm_loss": ("mlm", "{:.3f}"),
     "discriminator_loss": ("disc", "{:.4f}"),
     "encoder_loss": ("enc", "{:.3f}"),
+    "adversarial_loss": ("adv", "{:.4f}"),
     "precision": ("prec", "{:.3f}"),
     "recall": ("rec", "{:.3f}"),
     "auc": ("auc", "{:.3f}"),

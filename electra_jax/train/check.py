@@ -12,7 +12,7 @@ from electra_jax.config import ComputeConfig, PretrainConfig, TowerConfig
 from electra_jax.data.manifest import Manifest
 from electra_jax.errors import UserError
 from electra_jax.model.kernels import has_triton
-from electra_jax.objectives.registry import find
+from electra_jax.objectives.registry import OBJECTIVES, find
 from electra_jax.train.models import LEARNED
 from electra_jax.train.processes import parse_time
 
@@ -52,9 +52,6 @@ FINITE: dict[str, tuple[str, Callable[[float], bool]]] = {
 }
 """What numbers must be, and which of the settings they are."""
 
-ADVERSARIAL = ("electra", "electra-15")
-"""Objectives whose discriminator judges the generator's samples."""
-
 SHARED = ("tokenizer_hash", "vocab_size", "length", "packed", "pad_id", "unk_id", "cls_id", "sep_id", "mask_id")
 """What the manifests of folders that are trained on together agree in."""
 
@@ -74,6 +71,7 @@ def check_settings(config: PretrainConfig) -> None:
     for name in POSITIVE:
         value = attrgetter(name)(config)
         _require(value > 0, f"{name}: {value} is not above 0")
+    _require(config.steps < 2**31, f"steps: {config.steps} are more than 2**31 - 1; give fewer")
     for wanted, (names, holds) in FINITE.items():
         for name in names.split():
             value = attrgetter(name)(config)
@@ -157,11 +155,12 @@ def check_compute(compute: ComputeConfig) -> None:
 
 def _check_objective(config: PretrainConfig) -> None:
     objective = config.objective
-    find(objective.name)
+    chosen = find(objective.name)
     _require(0 < objective.mask_prob < 1, f"objective.mask_prob: {objective.mask_prob} is not between 0 and 1")
     _require(
-        objective.adversarial_weight == 0 or objective.name in ADVERSARIAL,
-        f"objective.adversarial_weight: {objective.name} has no discriminator to fool; give {' or '.join(ADVERSARIAL)}",
+        objective.adversarial_weight == 0 or chosen.adversarial,
+        f"objective.adversarial_weight: {objective.name} has no discriminator to fool; give "
+        + " or ".join(name for name, other in OBJECTIVES.items() if other.adversarial),
     )
     _require(
         objective.adversarial_weight == 0 or not objective.disallow_correct,
@@ -171,15 +170,15 @@ def _check_objective(config: PretrainConfig) -> None:
         objective.adversarial_weight == 0 or config.model.generator_kind != "uniform",
         "objective.adversarial_weight: a uniform generator learns nothing; give another model.generator_kind",
     )
-    if objective.name == "electric":
+    if chosen.judges == "noise":
         _require(
             config.model.generator_kind != "masked-lm",
-            "model.generator_kind: electric asks for the probability of every token, which masked-lm can't tell "
-            "without masking it; give two-tower",
+            f"model.generator_kind: {objective.name} asks for the probability of every token, which masked-lm can't "
+            "tell without masking it; give two-tower",
         )
         _require(
             objective.temperature == 1 and not objective.disallow_correct,
-            "objective.temperature: electric takes samples of the generator's own distribution; give 1, and "
+            f"objective.temperature: {objective.name} takes samples of the generator's own distribution; give 1, and "
             "disallow_correct false",
         )
     slots = objective.slots(config.length)

@@ -34,19 +34,20 @@ def step_flops(config: PretrainConfig) -> float:
     computed at the picks alone counts as if it were at every position.
     """
     length, picks = config.length, config.objective.slots(config.length)
-    name, parts = config.objective.name, find(config.objective.name).parts
+    objective = find(config.objective.name)
+    parts, contrasts = objective.parts, objective.judges == "noise"
     discriminator, generator = config.model.tower("discriminator"), config.model.tower("generator")
     kept = length * _encoder(discriminator, length)
     kept += length * _replaced_token_head(discriminator) if parts.detects else 0
     if parts.predicts:
-        kept += (length if name == "all-tokens-mlm" else picks) * _masked_lm_head(discriminator)
+        kept += (length if objective.predicts == "tokens" else picks) * _masked_lm_head(discriminator)
     proposed = 0
     if parts.generator and config.model.generator_kind in LEARNED:
         towers = 2 if config.model.generator_kind == "two-tower" else 1
-        predicted = length if name == "electric" else picks
+        predicted = length if contrasts else picks
         proposed = towers * length * _encoder(generator, length) + predicted * _masked_lm_head(generator)
     passes = 3.0 if config.objective.trains_generator else 1.0
-    again = length * 2 * generator.embedding_size * generator.vocab_size if name == "electric" else 0
+    again = length * 2 * generator.embedding_size * generator.vocab_size if contrasts else 0
     return config.batch_size * (3.0 * kept + passes * proposed + again)
 
 

@@ -72,6 +72,24 @@ def test_example_rows_are_those_of_the_objective(finished: PretrainConfig, packe
     assert nll.sum() == pytest.approx(float(counts["discriminator_sum"]), rel=1e-4)
 
 
+def test_of_tokens_that_are_not_judged_there_is_no_probability(finished: PretrainConfig, tmp_path: Path) -> None:
+    objective = replace(finished.objective, name="electra-15")
+    config = replace(finished, out=tmp_path / "run", objective=objective, steps=1)
+    pretrain(config)
+    tokens = [token for row in read_examples(config.out, config, 3).rows for token in row]
+    assert {token.probability is None for token in tokens} == {True, False}
+    assert all((token.probability is None) == (token.original is None) for token in tokens)
+
+
+def test_rows_of_weights_that_are_no_numbers_are_shown(
+    finished: PretrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, params = restore_params(finished.out)
+    nothing = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), params)
+    monkeypatch.setattr(electra_jax.report.examples, "restore_params", lambda run: (step, nothing))
+    assert "no_examples" in render([read_run(finished.out, "run", 2)])
+
+
 def test_fewer_rows_are_the_first_of_them(finished: PretrainConfig) -> None:
     three, one = (read_examples(finished.out, finished, number) for number in (3, 1))
     assert (three.step, len(three.rows), len(one.rows)) == (20, 3, 1)

@@ -274,6 +274,28 @@ def test_an_objective_is_counted_by_what_it_computes(finished: PretrainConfig) -
     assert step_flops(replace(finished, model=bigger)) > flops("electra")
 
 
+@pytest.mark.parametrize("name", ["all-tokens-mlm", "electric"])
+def test_an_objective_under_another_name_is_counted_alike(
+    finished: PretrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setitem(OBJECTIVES, "mine", OBJECTIVES[name])
+    config = with_objective(finished, tmp_path, name)
+    mine = replace(config, objective=replace(config.objective, name="mine"))
+
+    assert step_flops(mine) == step_flops(config)
+
+
+def test_the_loss_that_is_recorded_has_the_adversarial_part(finished: PretrainConfig, tmp_path: Path) -> None:
+    adversarial = replace(finished.objective, adversarial_weight=10.0)
+    pretrain(replace(finished, out=tmp_path / "run", objective=adversarial, steps=1))
+
+    first = micro.records(tmp_path / "run")[0]
+
+    assert first["adversarial_loss"] != 0
+    parts = first["mlm_loss"] + 50 * first["discriminator_loss"] + 10 * first["adversarial_loss"]
+    assert first["loss"] == pytest.approx(parts, rel=1e-5)
+
+
 def test_a_two_tower_generator_is_counted_twice(finished: PretrainConfig) -> None:
     deeper = replace(finished.model.generator, num_hidden_layers=2)
     layer = {}

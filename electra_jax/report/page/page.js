@@ -482,7 +482,7 @@ function tokenNode(token, before) {
   const bare = (name) => name.replace(/^##(?=.)/, "");
   const tag = original === null ? "span" : "ruby";
   const node = element(tag, { class: classes.filter(Boolean).join(" ") }, bare(text));
-  node.style.setProperty("--p", probability);
+  node.style.setProperty("--p", probability ?? 0);
   if (original !== null) node.append(element("rt", {}, original === text ? "✓" : bare(original)));
   if (outcome) node.setAttribute("tabindex", 0);
   const tell = () => {
@@ -499,7 +499,7 @@ function tokenNode(token, before) {
 function detailsOf(token) {
   const [text, probability, original, masked] = token;
   const line = (name, value) => element("div", {}, element("span", {}, name), element("span", {}, value));
-  const percent = `${(100 * probability).toFixed(1)}%`;
+  const percent = probability === null ? "not asked" : `${(100 * probability).toFixed(1)}%`;
   const lines = [element("b", {}, text), line("probability of having been replaced", percent)];
   if (original !== null) {
     lines.push(line("original", original), line("the generator read", masked ? "[MASK]" : original));
