@@ -33,7 +33,7 @@ from electra_jax.model import TaskModel
 from electra_jax.report.progress import TrainingProgress, table
 from electra_jax.report.sinks import MetricsLog, read_metrics
 from electra_jax.train.cache import compiler_options
-from electra_jax.train.checkpoint import Checkpoints
+from electra_jax.train.checkpoint import Checkpoints, comparable
 from electra_jax.train.clock import Clock
 from electra_jax.train.optimizer import Params, schedule
 from electra_jax.train.run import CHECKPOINTS, METRICS
@@ -211,12 +211,12 @@ class Tuner:
         """Whether `patience` evaluations in a row were no better than the best before them."""
         if self.config.patience is None or not scores:
             return False
-        return len(scores) - 1 - int(np.argmax(scores)) >= self.config.patience
+        return len(scores) - 1 - int(np.argmax([comparable(score) for score in scores])) >= self.config.patience
 
     def _best_step(self, folder: Path) -> int:
         """The evaluation of the highest score, the first of equals."""
         records = _eval_records(folder / METRICS)
-        return max(records, key=lambda record: (record["score"], -record["step"]))["step"]
+        return max(records, key=lambda record: (comparable(record["score"]), -record["step"]))["step"]
 
     def _keep(self, seed: int, step: int, params: Params, folder: Path) -> Result:
         """Write the best weights and then the result, and drop the checkpoints, which served resuming."""

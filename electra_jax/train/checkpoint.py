@@ -1,6 +1,8 @@
 """Checkpoints by orbax: saved while training goes on, whole or not at all."""
 
 import contextlib
+import math
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,6 +64,11 @@ class Checkpoints:
             with self._told():  # of this one, or the last, which was saved while training went on
                 self.manager.save(step, args=items, metrics=metrics)
 
+    def wait(self) -> None:
+        """Return when what `save` started is done."""
+        with self._told():
+            self.manager.wait_until_finished()
+
     def restore(self, step: int, abstract_state: Any) -> Any:
         """The state of `step`, in the shapes, dtypes and places of `abstract_state`."""
         items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
@@ -97,4 +104,15 @@ class Checkpoints:
 
 def _rank(metrics: dict[str, float]) -> tuple[float, float]:
     """Higher is better; of equal scores the earlier."""
-    return metrics["score"], -metrics["step"]
+    return comparable(metrics["score"]), -metrics["step"]
+
+
+def comparable(score: float) -> float:
+    """The score, or minus infinity for what is no number, which has no place in an order."""
+    return -math.inf if math.isnan(score) else score
+
+
+def drop_unfinished(folder: Path) -> None:
+    """Delete what saves that were killed have left in a folder of checkpoints, which no process writes to now."""
+    for path in folder.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
+        shutil.rmtree(path, ignore_errors=True)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -31,8 +32,9 @@ from electra_jax.train.clock import Clock
 from electra_jax.train.flops import measure_peak, step_flops
 from electra_jax.train.models import LEARNED, started_from_one
 from electra_jax.train.optimizer import Params, schedule
-from electra_jax.train.processes import Stop, ending_together, is_first, join, wait_for_all
+from electra_jax.train.processes import Stop, check_alike, ending_together, is_first, join, wait_for_all
 from electra_jax.train.run import (
+    APART,
     CHECKPOINTS,
     METRICS,
     TOKENIZER,
@@ -40,6 +42,7 @@ from electra_jax.train.run import (
     open_run,
     read_model,
     restore_params,
+    settings,
 )
 from electra_jax.train.sharding import abstract, by_row, make_mesh, put_rows, replicated, shardings
 from electra_jax.train.step import (
@@ -82,6 +85,7 @@ def told(run: Path) -> Iterator[None]:
 def _pretrain(config: PretrainConfig, console: Console) -> dict[str, float]:
     manifests = [Manifest.read(folder) for folder in config.data]
     check(config, manifests)
+    check_alike(settings(config, APART) | {"data": [replace(manifest, sources=()) for manifest in manifests]})
     manifest = manifests[0]  # of what is asked of it, all say the same
     mesh = make_mesh(config.mesh, config.batch_size)
     check_mesh(config, mesh)
@@ -172,6 +176,8 @@ class Trainer:
                 TrainingProgress(self.console, first, self.config.steps) as progress,
             ):
                 self._train(state, window, log, progress)
+        elif is_first() and any(record["step"] > first for record in read_metrics(self.config.out / METRICS)):
+            MetricsLog(self.config.out, first).close()  # which drops the records of steps that were gone back from
         wait_for_all("the metrics are written")
         held_out = [record for record in read_metrics(self.config.out / METRICS) if record["kind"] == "eval"]
         return {name: value for name, value in (held_out or [{}])[-1].items() if name != "kind"}
@@ -206,6 +212,7 @@ class Trainer:
                     continue  # it may go wrong, and what would go wrong with it is not to push out what was saved
                 self.checkpoints.save(done, {**trained, "window": window}, score if self.config.keep_best else None)
             if stops and done < self.config.steps:
+                self.checkpoints.wait()
                 raise StoppedError(f"{self.config.out}: saved at step {done}; run the same command again to go on")
 
     def _check_finite(self, state: State) -> None:

@@ -7,11 +7,13 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 from electra_jax.config import DistributedConfig
@@ -94,6 +96,21 @@ def wait_for_all(name: str) -> None:
     """Return when every process has come here."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
+
+
+def check_alike(values: Mapping[str, Any]) -> None:
+    """Raise UserError, in every process, for the first value that isn't the same in all; their names are."""
+    if jax.process_count() == 1:
+        return
+    ours = np.array([zlib.crc32(repr(value).encode()) for value in values.values()], np.uint32)
+    for (name, value), hashes in zip(values.items(), multihost_utils.process_allgather(ours).T, strict=True):
+        if len(set(hashes.tolist())) > 1:
+            raise UserError(f"{name}: not all processes have the same, this one {_short(value)}; give all of them one")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 80 else "another"
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from electra_jax.data.manifest import Manifest, read_manifests, same_rows, write
 from electra_jax.errors import UserError
 from electra_jax.files import LOCK, check_absent, hold, new_folder, write_text
 from electra_jax.presets import parse, parse_fields, to_toml
-from electra_jax.train.checkpoint import Checkpoints
+from electra_jax.train.checkpoint import Checkpoints, drop_unfinished
 from electra_jax.train.optimizer import Params
 from electra_jax.train.processes import is_first, wait_for_all
 
@@ -34,6 +34,8 @@ CHECKPOINTS, METRICS = "checkpoints", "metrics.jsonl"
 FREE = {"data", "out", "init_from", "steps", "log_every", "eval_every", "eval_rows"}
 FREE |= {"checkpoint_every", "checkpoints_kept", "compute", "mesh", "accumulate", "max_bad_steps"}
 FREE |= {"keep_best", "max_time", "distributed"}
+APART = {"data", "out", "init_from", "max_time", "distributed"}
+"""What may differ between the processes of a run: paths, of which each node may have its own, and who they are."""
 
 
 @contextmanager
@@ -58,6 +60,7 @@ def open_run(config: PretrainConfig, manifests: Sequence[Manifest], newest: int 
     with (config.out / LOCK).open("w") as lock:
         with suppress(OSError):  # without locks
             hold(lock, config.out)
+            drop_unfinished(config.out / CHECKPOINTS)
         write_text(config.out / CONFIG, to_toml(replace(config, init_from=begun_from)))
         yield
 
@@ -145,12 +148,17 @@ def _check_same(config: PretrainConfig, manifests: Sequence[Manifest], newest: i
     return before
 
 
-def differences(before: Any, now: Any, free: Collection[str], prefix: str = "") -> list[tuple[str, Any, Any]]:
+def differences(before: Any, now: Any, free: Collection[str]) -> list[tuple[str, Any, Any]]:
     """The fields that differ between two settings, as (dotted name, old, new), but for those that are `free` to."""
-    found = []
-    for field in dataclasses.fields(before):
-        path, old, new = prefix + field.name, getattr(before, field.name), getattr(now, field.name)
-        if path in free or old == new:
-            continue
-        found += differences(old, new, free, path + ".") if dataclasses.is_dataclass(old) else [(path, old, new)]
+    new = settings(now, free)
+    return [(path, old, new[path]) for path, old in settings(before, free).items() if old != new[path]]
+
+
+def settings(config: Any, but: Collection[str], prefix: str = "") -> dict[str, Any]:
+    """The fields of a dataclass and of those in it by their dotted names, `but` for some."""
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        path, value = prefix + field.name, getattr(config, field.name)
+        if path not in but:
+            found |= settings(value, but, path + ".") if dataclasses.is_dataclass(value) else {path: value}
     return found

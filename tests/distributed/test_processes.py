@@ -176,3 +176,31 @@ def test_a_full_disk_loses_no_earlier_checkpoint(rows: Path, tmp_path: Path) -> 
     assert "Traceback" not in written
     step, _ = restore_params(config.out)
     assert step == saved_steps(config.out)[-1]
+
+
+def test_a_stop_that_cannot_be_saved_says_so(rows: Path, tmp_path: Path) -> None:
+    config = endless(rows, tmp_path)
+    process = start([sys.executable, "-c", FULL_DISK, *command(config, tmp_path)[3:]], 1)
+    wait_for_steps(config.out, process)
+    process.send_signal(signal.SIGUSR1)
+    process.send_signal(signal.SIGTERM)
+    written = process.communicate(timeout=120)[1]
+    assert process.returncode == 1
+    assert "saved at step" not in written
+    assert "can't be" in written.splitlines()[-1], written
+    assert saved_steps(config.out) == []
+
+
+@pytest.mark.parametrize("unlike", ["optimizer.learning_rate", "data"])
+def test_processes_of_unlike_settings_or_rows_end_at_once(
+    unlike: str, rows: Path, packed_rows: Path, tmp_path: Path
+) -> None:
+    config = endless(rows, tmp_path)
+    options = ["--data", str(packed_rows)] if unlike == "data" else ["--optimizer.learning-rate", "0.5"]
+    meeting = ["--distributed.coordinator", free_address(), "--distributed.processes", "2", "--distributed.process"]
+    first = start(command(config, tmp_path, *meeting, "0"), 1)
+    second = start(command(config, tmp_path, *meeting, "1", *options), 1)
+    written = [process.communicate(timeout=200)[1] for process in (first, second)]
+    assert 2 in (first.returncode, second.returncode)  # the one that ends first takes the other with it
+    assert any(f"{unlike}: not all processes have the same" in one for one in written), written
+    assert not config.out.exists()

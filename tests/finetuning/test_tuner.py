@@ -1,6 +1,9 @@
 """The step of fine-tuning: what its loss is a mean of, and that its dropout is drawn anew."""
 
+import json
+import math
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -57,3 +60,13 @@ def test_every_step_draws_its_own_dropout(learning: FinetuneConfig, dropout: flo
     tuner = make_tuner(learning, dropout)
     found = losses(tuner, batch_of(tuner, 8), 3)[1]
     assert len({round(loss, 4) for loss in found}) == different
+
+
+def test_an_evaluation_that_is_no_number_is_the_worst(learning: FinetuneConfig, tmp_path: Path) -> None:
+    tuner = make_tuner(replace(learning, patience=2), 0.0)
+    scores = [0.8, math.nan, math.nan]
+    lines = [{"step": 10 * (i + 1), "kind": "eval", "score": score} for i, score in enumerate(scores)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    assert tuner._best_step(tmp_path) == 10
+    assert tuner._gave_up(scores)

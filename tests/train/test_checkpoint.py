@@ -134,3 +134,10 @@ def test_a_run_before_its_first_checkpoint(finished: PretrainConfig, tmp_path: P
 def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=re.escape(f"{tmp_path}: not a folder that `electra-jax pretrain`")):
         restore_params(tmp_path)
+
+
+def test_a_score_that_is_no_number_is_the_worst(tmp_path: Path) -> None:
+    with Checkpoints(tmp_path, 1, keep_best=True) as checkpoints:
+        for step, score in ((10, -3.0), (20, -1.0), (30, -2.0), (40, float("nan")), (50, -4.0), (60, -5.0)):
+            checkpoints.save(step, make_state(step), score)
+    assert saved_steps(tmp_path) == {"20", "60"}

@@ -212,6 +212,23 @@ def test_a_second_call_changes_nothing(finished: PretrainConfig, tmp_path: Path)
     assert "kind" not in figures
 
 
+def test_a_run_that_went_back_to_its_last_step_has_no_later_records(finished: PretrainConfig, tmp_path: Path) -> None:
+    config = copy_of(finished, tmp_path)
+    shutil.rmtree(config.out / "checkpoints" / "20")
+    (step,) = (int(path.name) for path in (config.out / "checkpoints").iterdir() if path.name.isdecimal())
+    figures = pretrain(replace(config, steps=step))
+    assert figures["step"] == step
+    assert max(record["step"] for record in micro.records(config.out)) == step
+
+
+def test_what_a_killed_save_left_is_dropped(finished: PretrainConfig, tmp_path: Path) -> None:
+    config = copy_of(finished, tmp_path)
+    left = config.out / "checkpoints" / "13.orbax-checkpoint-tmp"
+    shutil.copytree(config.out / "checkpoints" / "20", left)
+    pretrain(config)
+    assert not left.exists()
+
+
 def test_one_process_at_a_time(killed: PretrainConfig, tmp_path: Path) -> None:
     config = copy_of(killed, tmp_path)
     before = micro.files(config.out)
