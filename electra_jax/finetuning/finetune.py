@@ -1,5 +1,6 @@
 """A fine-tuning run: from a file of examples to a folder that transformers loads."""
 
+import hashlib
 import json
 import math
 import os
@@ -12,21 +13,24 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from rich.console import Console
 
 from electra_jax.config import FinetuneConfig
 from electra_jax.errors import UserError
 from electra_jax.files import LOCK, check_absent, held_folder, write_text
 from electra_jax.finetuning.card import finetuned_card
-from electra_jax.finetuning.data import FinetuneData, load_data
+from electra_jax.finetuning.data import load_data
 from electra_jax.finetuning.model import write_fine_tuned
 from electra_jax.finetuning.start import load_start
 from electra_jax.finetuning.task import Task
 from electra_jax.finetuning.tasks import make_task
 from electra_jax.finetuning.tuner import RESULT, WEIGHTS, Result, Tuner
+from electra_jax.hub.names import flat
 from electra_jax.presets import read_toml, to_toml
 from electra_jax.report.progress import table
 from electra_jax.train.check import check_compute
+from electra_jax.train.optimizer import Params
 from electra_jax.train.run import CHECKPOINTS, differences
 
 SETTINGS, SCORES, SEEDS, DATA = "finetune.toml", "scores.json", "seeds", "data.json"
@@ -82,7 +86,8 @@ def finetune(config: FinetuneConfig, console: Console | None = None) -> Finetune
     data = load_data(config, make_task(config, tokenizer, model))
     data = replace(data, task=_with_metric(data.task))
     tuner = Tuner(config, model, body, data, console)
-    with _open_work(config, data) as work:
+    begun_with = {"train": data.train.fingerprint, "eval": data.eval.fingerprint, "model": _digest(body)}
+    with _open_work(config, begun_with) as work:
         console.print(tuner.startup_table())
         for line in data.skipped:
             console.print(f"left out: {line}", soft_wrap=True, highlight=False)
@@ -120,25 +125,35 @@ def _with_metric(task: Task) -> Task:
 
 
 @contextmanager
-def _open_work(config: FinetuneConfig, data: FinetuneData) -> Iterator[Path]:
+def _open_work(config: FinetuneConfig, begun_with: dict[str, str]) -> Iterator[Path]:
     """The folder of a run under way, a new one or that of the same run, held against other processes."""
     work = config.out.with_name(config.out.name + ".partial")
     if not (work / LOCK).is_file():
         check_absent(work)
     with held_folder(work, config.out):
-        _begin(work, config, {"train": data.train.fingerprint, "eval": data.eval.fingerprint})
+        _begin(work, config, begun_with)
         yield work
 
 
-def _begin(work: Path, config: FinetuneConfig, fingerprint: dict[str, Any]) -> None:
+def _digest(params: Params) -> str:
+    """SHA-256 (hexadecimal) of weights."""
+    digest = hashlib.sha256()
+    for path, leaf in sorted(flat(params).items()):
+        digest.update(path.encode() + np.asarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def _begin(work: Path, config: FinetuneConfig, begun_with: dict[str, str]) -> None:
     """Note what the run is, or, where it has begun, raise UserError unless it is the same."""
     if not (work / DATA).is_file():
         write_text(work / SETTINGS, to_toml(config))
-        write_text(work / DATA, json.dumps(fingerprint))
+        write_text(work / DATA, json.dumps(begun_with))
     for path, old, new in differences(read_toml(FinetuneConfig, work / SETTINGS), config, FREE):
         raise UserError(f"{work}: this run has {path} = {old!r}, not {new!r}; give {old!r}, or delete the folder")
-    if json.loads((work / DATA).read_text(encoding="utf-8")) != fingerprint:
-        raise UserError(f"{work}: this run began with other examples; delete the folder, or name another")
+    before = json.loads((work / DATA).read_text(encoding="utf-8"))
+    for name, what in (("train", "examples"), ("eval", "examples"), ("model", "weights")):
+        if before.get(name) != begun_with[name]:
+            raise UserError(f"{work}: this run began with other {what}; delete the folder, or name another")
 
 
 def _publish(config: FinetuneConfig, tuner: Tuner, outcome: FinetuneResult, work: Path) -> None:

@@ -24,6 +24,7 @@ from electra_jax.finetuning.finetune import finetune
 from electra_jax.finetuning.model import FineTuned
 from electra_jax.finetuning.predict import predict
 from electra_jax.finetuning.start import load_start
+from electra_jax.finetuning.tuner import Tuner
 from electra_jax.hub.names import flat
 from electra_jax.presets import to_toml
 from electra_jax.train.run import restore_params
@@ -197,6 +198,25 @@ def test_a_run_that_began_otherwise_is_left_alone(stopped: FinetuneConfig, tmp_p
     with pytest.raises(UserError, match=r"out.partial: this run began with other examples; delete the folder"):
         finetune(stopped)
     assert micro.files(tmp_path) == before
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_run_that_began_with_other_weights_is_left_alone(
+    learning: FinetuneConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(learning.model, model)
+    config = replace(learning, model=str(model), out=tmp_path / "out", epochs=1)
+    monkeypatch.setattr(Tuner, "run", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(config)
+    weights = safetensors.numpy.load_file(model / "model.safetensors")
+    safetensors.numpy.save_file({name: 2 * leaf for name, leaf in weights.items()}, model / "model.safetensors")
+    with pytest.raises(UserError, match=r"out.partial: this run began with other weights; delete the folder"):
+        finetune(config)
 
 
 def test_one_process_at_a_time(stopped: FinetuneConfig, tmp_path: Path) -> None:
