@@ -99,7 +99,7 @@ def _ray_cluster() -> Iterator[None]:
         return
     try:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except Exception as error:  # Ray has bare ones too
         reason = first_line(error)
         raise UserError(f"engine ray: no cluster can be reached or started: {reason}") from error
     try:

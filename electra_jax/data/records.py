@@ -68,9 +68,10 @@ def _check_text(text: str, place: str) -> None:
 
 
 def format_of(path: Path) -> str:
-    """The suffix that tells how to read a file, that of compression apart: ".jsonl" for x.jsonl.gz."""
+    """The suffix that tells how to read a file, that of compression apart: ".jsonl" for x.jsonl.gz and x.ndjson."""
     suffixes = [suffix for suffix in path.name.lower().split(".")[1:] if suffix != "gz"]
-    return f".{suffixes[-1]}" if suffixes else ""
+    suffix = f".{suffixes[-1]}" if suffixes else ""
+    return ".jsonl" if suffix in (".ndjson", ".jsonlines") else suffix
 
 
 def read_file(path: Path, column: str | None = None) -> Iterator[Record]:

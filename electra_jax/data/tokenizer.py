@@ -20,14 +20,15 @@ LONGEST = 10**6
 
 
 def load_tokenizer(name_or_folder: str | Path) -> PreTrainedTokenizerFast:
-    """The WordPiece tokenizer in a folder, or of a model on the Hugging Face hub.
+    """The WordPiece tokenizer in a folder, or, of a name that is no `Path`, of a model on the Hugging Face hub.
 
     Raises UserError where there is none, where it is no WordPiece tokenizer, and where it lacks one of
     [PAD], [UNK], [CLS], [SEP] and [MASK].
     """
     name, folder = str(name_or_folder), Path(name_or_folder)
-    if not folder.is_dir() and (folder.exists() or not HUB_NAME.fullmatch(name)):
-        raise UserError(f"{name}: no such folder; give a tokenizer's folder or a model's name on the hub")
+    on_hub = isinstance(name_or_folder, str) and not folder.exists() and HUB_NAME.fullmatch(name)
+    if not folder.is_dir() and not on_hub:
+        raise UserError(f"{name}: no such folder; give a tokenizer's, or a model's name on the hub (owner/name)")
     if folder.is_dir():
         _check_files(folder)
     try:
@@ -45,9 +46,10 @@ def load_vocabulary(file: Path, lowercase: bool, strip_accents: bool, max_length
     Raises UserError where it can't be read, and where it lacks one of [PAD], [UNK], [CLS], [SEP] and [MASK].
     """
     try:
-        lines = file.read_text(encoding="utf-8").rstrip("\n").split("\n")  # not splitlines: some tokens are separators
+        text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: the vocabulary can't be read: {first_line(error)}") from error
+    lines = text.rstrip("\n").split("\n")  # not splitlines: some tokens are separators
     tokenizer = BertTokenizer(
         vocab={line.strip(): index for index, line in enumerate(lines)},
         do_lower_case=lowercase,
@@ -163,7 +165,7 @@ def _checked(tokenizer: Any, name: str) -> PreTrainedTokenizerFast:
     if len(tokenizer) <= len(SPECIAL_NAMES):
         raise UserError(f"{name}: the tokenizer has {len(tokenizer)} tokens only; is its vocabulary file there?")
     if max(tokenizer.get_vocab().values()) != len(tokenizer) - 1:
-        raise UserError(f"{name}: the vocabulary's ids have gaps; number the tokens from 0 without any")
+        raise UserError(f"{name}: the vocabulary's ids have gaps; give each token one line, or one number from 0")
     _put_between_cls_and_sep(tokenizer)
     return tokenizer
 

@@ -245,6 +245,8 @@ def test_a_file_of_no_rows_is_told_when_all_is_read(tmp_path: Path) -> None:
         ("a.csv", ".csv"),
         ("a.CSV", ".csv"),
         ("a.v1.jsonl.gz", ".jsonl"),
+        ("a.ndjson", ".jsonl"),
+        ("a.jsonlines.gz", ".jsonl"),
         ("a.Parquet", ".parquet"),
         ("a.csv.bak", ".bak"),
         ("a.gz", ""),

@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, BertTokenizer, ElectraTokenizer, PreTrainedTokenizerFast
 
-from electra_jax.data.tokenizer import load_tokenizer, max_length, save_tokenizer, tokenizer_hash
+from electra_jax.data.tokenizer import load_tokenizer, load_vocabulary, max_length, save_tokenizer, tokenizer_hash
 from electra_jax.errors import UserError
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -145,3 +145,18 @@ def test_a_model_whose_unknown_token_is_another(bare: Path, tmp_path: Path):
     (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
     with pytest.raises(UserError, match=r"writes zzz for an unknown word, and its unk_token is \[UNK\]"):
         load_tokenizer(folder)
+
+
+def test_a_vocabulary_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    text = "".join(f"{token}\n" for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"))
+    (tmp_path / "vocab.txt").write_text(text, encoding="utf-8-sig")
+
+    assert load_vocabulary(tmp_path / "vocab.txt", True, True, 8)("a").input_ids == [2, 5, 3]
+
+
+def test_a_path_is_not_asked_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("electra_jax.data.tokenizer.AutoTokenizer.from_pretrained", None)
+
+    with pytest.raises(UserError, match="released/tokenizer: no such folder; give a tokenizer's, or"):
+        load_tokenizer(Path("released/tokenizer"))
