@@ -280,8 +280,8 @@ def plot(given: Arguments, scores: dict[float, Scores]) -> None:
             label = name if flops == min(lengths) else None
             axes.errorbar(at, means, (below, above), marker="os^vDP"[i], color=f"C{i}", capsize=3, label=label)
     for name, line in ((TABLE, "--"), (RANDOM, ":")):
-        starts = [score for of_length in scores.values() for score in of_seeds(of_length, name, 0)]
-        axes.axhline(100 * statistics.mean(starts), color="grey", linestyle=line, label=name)
+        starts = {seed: by_point[0.0] for of_length in scores.values() for seed, by_point in of_length[name].items()}
+        axes.axhline(100 * statistics.mean(starts.values()), color="grey", linestyle=line, label=name)
     axes.set(xscale="log", xlabel="floating-point operations of pretraining", ylabel="accuracy on test reviews, %")
     ticks = [flops * point for flops in scores for point in POINTS]
     axes.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks], rotation=45)
