@@ -394,7 +394,7 @@ class FinetuneConfig(_Settings):
     length: int | None = None
     """Most tokens that the model reads at once."""
     stride: int = 128
-    """question-answering: tokens that neighbouring windows of a long context share."""
+    """question-answering: tokens that neighbouring windows of a long context share, at most half of them."""
     epochs: float | None = None
     batch_size: int = 32
     """Examples in a step, over all devices."""
