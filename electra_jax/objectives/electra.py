@@ -47,15 +47,12 @@ def electra(
     if config.adversarial_weight:
         adversary["adversarial_sum"] = adversarial_sum(model, corrupted, logits, config)
         loss += config.adversarial_weight * mean(adversary["adversarial_sum"], totals.picks)
-    counts = (
-        generator_counts(corrupted)
-        | adversary
-        | {
-            "discriminator_sum": discriminator_sum,
-            "judged": real,
-            "tokens": jnp.sum(tokens.mask, dtype=jnp.float32),
-        }
-    )
+    counts = generator_counts(corrupted) | adversary
+    counts |= {
+        "discriminator_sum": discriminator_sum,
+        "judged": real,
+        "tokens": jnp.sum(tokens.mask, dtype=jnp.float32),
+    }
     with jax.named_scope("counts"):
         counts |= discriminator_counts(logits, corrupted.replaced, judged)
     return loss, jax.tree.map(jax.lax.stop_gradient, counts)
