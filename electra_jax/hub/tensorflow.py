@@ -72,7 +72,8 @@ def find_checkpoint(path: str | Path) -> Path | None:
     """The prefix of the TensorFlow checkpoint that `path` names or holds, or None where it is something else.
 
     `path` is the prefix, one of its files, or a folder: then it is the checkpoint that the folder's file `checkpoint`
-    names, or else the only one. Raises UserError where a folder holds several and names none.
+    names, or else the only one. Raises UserError where a folder holds several and names none, or a part of one, or has
+    one in a folder below.
     """
     path = Path(path)
     if path.is_dir():
@@ -89,7 +90,13 @@ def _in_folder(folder: Path) -> Path | None:
     if len(prefixes) > 1:
         names = ", ".join(prefix.name for prefix in prefixes)
         raise UserError(f"{folder}: holds {len(prefixes)} checkpoints; give one of {names}")
-    return prefixes[0] if prefixes else None
+    if prefixes:
+        return prefixes[0]
+    if data := next(folder.glob("*.data-*-of-*"), None):
+        raise UserError(f"{data}: there is no {FILE.sub('', data.name)}.index beside it; copy that too")
+    if index := next(folder.glob("*/*.index"), None):
+        raise UserError(f"{folder}: holds no model; give {index.parent}, which holds a TensorFlow checkpoint")
+    return None
 
 
 def _newest(file: Path) -> Path | None:

@@ -262,6 +262,21 @@ def test_several_without_a_name(tmp_path: Path) -> None:
         find_checkpoint(checkpoints(tmp_path, "model.ckpt-10", "model.ckpt-20"))
 
 
+def test_a_part_of_one(tmp_path: Path) -> None:
+    (checkpoints(tmp_path, "model.ckpt-10") / "model.ckpt-10.index").unlink()
+
+    with pytest.raises(UserError, match=r"model\.ckpt-10\.data-\S+: there is no model\.ckpt-10\.index beside it"):
+        find_checkpoint(tmp_path)
+
+
+def test_one_in_a_folder_below(tmp_path: Path) -> None:
+    (tmp_path / "electra_small").mkdir()
+    checkpoints(tmp_path / "electra_small", "electra_small")
+
+    with pytest.raises(UserError, match=r"holds no model; give \S+/electra_small, which holds a TensorFlow checkpoint"):
+        find_checkpoint(tmp_path)
+
+
 def test_other_things_are_no_checkpoint(discriminator_folder: Path, tmp_path: Path) -> None:
     checkpoints(discriminator_folder, "also")
 
