@@ -100,7 +100,12 @@ def read_manifests(folder: Path) -> tuple[Manifest, ...]:
 
 def same_rows(some: Sequence[Manifest], others: Sequence[Manifest]) -> bool:
     """Whether these are the same rows, whatever the text's files were called."""
-    return [replace(one, sources=()) for one in some] == [replace(one, sources=()) for one in others]
+    return without_sources(some) == without_sources(others)
+
+
+def without_sources(manifests: Sequence[Manifest]) -> list[Manifest]:
+    """What is the same of the same rows: all but the names of the text's files."""
+    return [replace(manifest, sources=()) for manifest in manifests]
 
 
 def write_manifests(folder: Path, manifests: Sequence[Manifest]) -> None:

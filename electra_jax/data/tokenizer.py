@@ -26,11 +26,10 @@ def load_tokenizer(name_or_folder: str | Path) -> PreTrainedTokenizerFast:
     [PAD], [UNK], [CLS], [SEP] and [MASK].
     """
     name, folder = str(name_or_folder), Path(name_or_folder)
-    on_hub = isinstance(name_or_folder, str) and not folder.exists() and HUB_NAME.fullmatch(name)
-    if not folder.is_dir() and not on_hub:
-        raise UserError(f"{name}: no such folder; give a tokenizer's, or a model's name on the hub (owner/name)")
     if folder.is_dir():
         _check_files(folder)
+    elif isinstance(name_or_folder, Path) or folder.exists() or not HUB_NAME.fullmatch(name):
+        raise UserError(f"{name}: no such folder; give a tokenizer's, or a model's name on the hub (owner/name)")
     try:
         # ElectraTokenizer is another name of BertTokenizer.
         loader = BertTokenizer if _has_bare_vocabulary(folder) else AutoTokenizer

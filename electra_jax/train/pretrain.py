@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from rich.table import Table
 
 from electra_jax.config import PretrainConfig
 from electra_jax.data.batches import Shard, eval_batches, row_numbers, train_batches
-from electra_jax.data.manifest import Manifest
+from electra_jax.data.manifest import Manifest, without_sources
 from electra_jax.data.rows import Rows, open_rows
 from electra_jax.data.tokenizer import load_tokenizer, tokenizer_hash
 from electra_jax.errors import RunError, StoppedError, UserError
@@ -85,7 +84,7 @@ def told(run: Path) -> Iterator[None]:
 def _pretrain(config: PretrainConfig, console: Console) -> dict[str, float]:
     manifests = [Manifest.read(folder) for folder in config.data]
     check(config, manifests)
-    check_alike(settings(config, APART) | {"data": [replace(manifest, sources=()) for manifest in manifests]})
+    check_alike(settings(config, APART) | {"data": without_sources(manifests)})
     manifest = manifests[0]  # of what is asked of it, all say the same
     mesh = make_mesh(config.mesh, config.batch_size)
     check_mesh(config, mesh)
