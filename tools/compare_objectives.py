@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import tyro
-from compare_pretraining import DEVELOPMENT, PRESET, TEST, Recipe, make_rows, tune
+from compare_pretraining import PRESET, TEST, Recipe, divide_reviews, make_rows, tune
 from matplotlib.figure import Figure
-from reviews import Review, read_reviews, write_csv
+from reviews import Review
 from rich.console import Console
 from tyro.conf import Positional
 
@@ -123,11 +123,7 @@ def make_ready(given: Arguments) -> list[Review]:
     """The folder with its rows and labelled reviews; the reviews to train on."""
     keep_compiled()
     keep_memory()
-    given.folder.mkdir(parents=True, exist_ok=True)
-    reviews = read_reviews()
-    for name, some in (("test", reviews[:TEST]), ("development", reviews[TEST : TEST + DEVELOPMENT])):
-        write_csv(some, given.folder / f"{name}.csv")
-    training = reviews[TEST + DEVELOPMENT :]
+    training = divide_reviews(given.folder)
     make_rows(given.folder, training, config_of("electra", 0, given))
     return training
 

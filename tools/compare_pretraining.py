@@ -78,12 +78,7 @@ def main(folder: Positional[Path], docs: Path = Path("docs"), seeds: int = SEEDS
     keep_compiled()
     keep_memory()
     docs.mkdir(parents=True, exist_ok=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    reviews = read_reviews()
-    test, development = reviews[:TEST], reviews[TEST : TEST + DEVELOPMENT]
-    training = reviews[TEST + DEVELOPMENT :]
-    for name, some in (("test", test), ("development", development)):
-        write_csv(some, folder / f"{name}.csv")
+    training = divide_reviews(folder)
     models = make_models(folder, training, console)
     recipes = {arm: choose(folder, arm, models[arm], training, console) for arm in ARMS}
     scores = {
@@ -95,6 +90,15 @@ def main(folder: Positional[Path], docs: Path = Path("docs"), seeds: int = SEEDS
         for arm in ARMS
     }
     report(docs, scores, recipes, len(training), console)
+
+
+def divide_reviews(folder: Path) -> list[Review]:
+    """Write `folder`/test.csv and development.csv; returns the reviews that are in neither, to train on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    reviews = read_reviews()
+    for name, some in (("test", reviews[:TEST]), ("development", reviews[TEST : TEST + DEVELOPMENT])):
+        write_csv(some, folder / f"{name}.csv")
+    return reviews[TEST + DEVELOPMENT :]
 
 
 def make_models(folder: Path, training: list[Review], console: Console) -> dict[str, Path]:

@@ -45,8 +45,7 @@ def table(given: Arguments, found: dict[str, dict[Recipe, Tuned]]) -> str:
     recipes = [f"{recipe.learning_rate:g}, {recipe.layer_decay:g}" for recipe in GRID]
     rows = [["run", *recipes, "chosen"], ["---"] * (len(recipes) + 2)]
     for name, by_recipe in found.items():
-        means = {recipe: statistics.mean(tuned["development"]) for recipe, tuned in by_recipe.items()}
-        chosen = by_recipe[max(GRID, key=lambda recipe: means[recipe])]
+        chosen = max(by_recipe.values(), key=lambda tuned: statistics.mean(tuned["development"]))
         rows.append([name, *(cell(tuned["test"]) for tuned in (*by_recipe.values(), chosen))])
     lines = [f"| {' | '.join(row)} |" for row in rows]
     about = (
