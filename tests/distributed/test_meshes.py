@@ -4,6 +4,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,10 +53,12 @@ def free_address() -> str:
 
 
 def two_processes(
-    config: PretrainConfig, folder: Path, devices: int = DEVICES // 2, *options: str
+    config: PretrainConfig, folder: Path, devices: int = DEVICES // 2, *options: str, second: Sequence[str] = ()
 ) -> list[subprocess.Popen[str]]:
+    """Of the same settings, but for what the `second` is given too."""
     meeting = [*options, "--distributed.coordinator", free_address(), "--distributed.processes", "2"]
-    return [start(command(config, folder, *meeting, "--distributed.process", str(i)), devices) for i in (0, 1)]
+    each = (["--distributed.process", "0"], ["--distributed.process", "1", *second])
+    return [start(command(config, folder, *meeting, *own), devices) for own in each]
 
 
 def losses(run: Path, first: int = 1) -> list[float]:

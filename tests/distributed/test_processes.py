@@ -197,9 +197,7 @@ def test_processes_of_unlike_settings_or_rows_end_at_once(
 ) -> None:
     config = endless(rows, tmp_path)
     options = ["--data", str(packed_rows)] if unlike == "data" else ["--optimizer.learning-rate", "0.5"]
-    meeting = ["--distributed.coordinator", free_address(), "--distributed.processes", "2", "--distributed.process"]
-    first = start(command(config, tmp_path, *meeting, "0"), 1)
-    second = start(command(config, tmp_path, *meeting, "1", *options), 1)
+    first, second = two_processes(config, tmp_path, 1, second=options)
     written = [process.communicate(timeout=200)[1] for process in (first, second)]
     assert 2 in (first.returncode, second.returncode)  # the one that ends first takes the other with it
     assert any(f"{unlike}: not all processes have the same" in one for one in written), written
