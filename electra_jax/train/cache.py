@@ -6,6 +6,7 @@ import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ SETTINGS = {
 }
 """Of the cache, in seconds and bytes, where no variable of the environment says otherwise."""
 
-GPU_OPTIONS: dict[str, bool | int] = {
+Options = dict[str, bool | int | str]
+
+GPU_OPTIONS: Options = {
     # cuBLAS makes the products, each with its bias; trying Triton's beside them takes most of a minute, and finds none.
     "xla_gpu_enable_triton_gemm": False,
     # Products that have a factor in common, as query's and key's, would be made as one, and copied apart.
@@ -28,6 +31,13 @@ GPU_OPTIONS: dict[str, bool | int] = {
     "xla_gpu_autotune_level": 0,
 }
 """Of XLA, for steps."""
+
+INTEL_OPTIONS: Options = {
+    # XLA's younger library makes sums alone, not products: for those the older one has kernels of Intel's, and keeps
+    # two cores busier.
+    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",
+}
+"""The same, on an Intel processor."""
 
 
 def keep_compiled() -> Path | None:
@@ -54,11 +64,29 @@ def keep_compiled() -> Path | None:
     return folder
 
 
-def compiler_options() -> dict[str, bool | int] | None:
-    """How steps are compiled here: XLA's own way, but on a GPU, where XLA_FLAGS that name one of these stand."""
-    if jax.default_backend() != "gpu":
-        return None
-    return {name: value for name, value in GPU_OPTIONS.items() if f"--{name}=" not in os.environ.get("XLA_FLAGS", "")}
+def compiler_options() -> Options | None:
+    """How steps are compiled here: XLA's own way, but on a GPU and on an Intel processor.
+
+    XLA_FLAGS that name one of the options stand.
+    """
+    match jax.default_backend():
+        case "gpu":
+            options = GPU_OPTIONS
+        case "cpu" if _maker().endswith(b"GenuineIntel") and knows(tuple(INTEL_OPTIONS.items())):
+            options = INTEL_OPTIONS
+        case _:
+            return None
+    return {name: value for name, value in options.items() if f"--{name}=" not in os.environ.get("XLA_FLAGS", "")}
+
+
+@cache
+def knows(options: tuple[tuple[str, bool | int | str], ...]) -> bool:
+    """Whether XLA has these options, with such values: experimental ones come and go."""
+    try:
+        jax.jit(lambda: 0, compiler_options=dict(options)).lower().compile()
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
 
 
 def compile_now(function: jax.stages.Wrapped, *arguments: Any) -> jax.stages.Compiled:
@@ -99,8 +127,18 @@ def cache_folder() -> Path:
 
 def _instructions() -> bytes:
     """What this processor can do, as far as the system tells."""
+    return _processor(b"flags", b"Features")
+
+
+def _maker() -> bytes:
+    """Who made this processor, at the line's end."""
+    return _processor(b"vendor_id")
+
+
+def _processor(*fields: bytes) -> bytes:
+    """The first line that starts with one of `fields` of what Linux tells of the processor; elsewhere, its name."""
     try:
         lines = Path("/proc/cpuinfo").read_bytes().splitlines()
-    except OSError:  # not Linux
+    except OSError:
         return platform.processor().encode()
-    return next((line for line in lines if line.startswith((b"flags", b"Features"))), b"")
+    return next((line for line in lines if line.startswith(fields)), b"")
