@@ -47,7 +47,6 @@ from electra_jax.train.sharding import abstract, by_row, make_mesh, put_rows, re
 from electra_jax.train.step import (
     State,
     abstract_params,
-    empty_batch,
     init_params,
     init_state,
     jit_step,
@@ -249,8 +248,14 @@ class Trainer:
     def _fresh(self, params: Params) -> State:
         """What a checkpoint holds, before the first step."""
         state = init_state(self.config, params)
-        counts = jax.eval_shape(self.step, state, empty_batch(self.config))[1]
+        counts = jax.eval_shape(self.step, state, self._abstract_batch())[1]
         return state | {"window": jax.tree.map(lambda c: jnp.zeros(c.shape, c.dtype), counts)}
+
+    def _abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """A batch of the dtypes and places of those to come, so that a trace of the step for it serves them too."""
+        size, columns = self.config.batch_size, self.rows.take([])
+        shapes = {name: jax.ShapeDtypeStruct((size, *rows.shape[1:]), rows.dtype) for name, rows in columns.items()}
+        return jax.tree.map(lambda a: a.update(sharding=by_row(self.mesh)), shapes)
 
     def _steps(self, state: State) -> Iterator[tuple[int, State, Counts]]:
         """Train: after each update its number, the state (given away to the next) and the counts."""

@@ -12,6 +12,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Int, PRNGKeyArray, UInt32
 
 from electra_jax.config import ComputeConfig, ModelConfig, PretrainConfig
+from electra_jax.data.rows import id_dtype
 from electra_jax.model import Electra, Parts, Tokens
 from electra_jax.model.layers import row_keys
 from electra_jax.objectives.losses import Totals, count
@@ -46,8 +47,9 @@ def read_tokens(batch: Batch) -> Tokens:
 
 def empty_batch(config: PretrainConfig) -> Batch:
     """The shapes of a batch of rows that aren't packed."""
+    ids = jnp.zeros((config.batch_size, config.length), id_dtype(config.model.vocab_size))
     rows = jnp.zeros(config.batch_size, jnp.int32)
-    return {"input_ids": jnp.zeros((config.batch_size, config.length), jnp.int32), "length": rows, "first_length": rows}
+    return {"input_ids": ids, "length": rows, "first_length": rows}
 
 
 def step_key(seed: int | UInt32[Array, ""], step: Int[Array, ""]) -> PRNGKeyArray:

@@ -7,6 +7,7 @@ import shutil
 import tomllib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import micro
@@ -28,7 +29,7 @@ from electra_jax.report.runs import read_run
 from electra_jax.train.convert import export, import_pretrained
 from electra_jax.train.pretrain import pretrain
 from electra_jax.train.run import restore_params
-from electra_jax.train.step import init_params
+from electra_jax.train.step import gradient_norms, init_params
 
 TRAIN_FIELDS = {
     "step",
@@ -103,6 +104,19 @@ def unmoved(finished: PretrainConfig, tmp_path_factory: pytest.TempPathFactory) 
     return config
 
 
+@pytest.fixture
+def traces(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The gradients of each trace of the step: one is what a start needs, and takes seconds where layers are many."""
+    seen: list[Any] = []
+
+    def note(gradients: Any) -> Any:
+        seen.append(gradients)
+        return gradient_norms(gradients)
+
+    monkeypatch.setattr("electra_jax.train.step.gradient_norms", note)
+    return seen
+
+
 def copy_of(config: PretrainConfig, folder: Path) -> PretrainConfig:
     shutil.copytree(config.out, folder / "run")
     return replace(config, out=folder / "run")
@@ -175,22 +189,24 @@ def test_a_run_keeps_what_it_was_made_from(finished: PretrainConfig) -> None:
 
 
 def test_a_killed_run_goes_on_to_the_same_bits(
-    finished: PretrainConfig, killed: PretrainConfig, tmp_path: Path
+    finished: PretrainConfig, killed: PretrainConfig, traces: list[Any], tmp_path: Path
 ) -> None:
     config = copy_of(killed, tmp_path)
     assert [line["step"] for line in micro.records(config.out)] == [4, 8, 10, 12, 16]
 
     pretrain(config)
 
+    assert len(traces) == 1
     assert micro.records(config.out) == micro.records(finished.out)
     assert micro.equal_bits(micro.saved_state(config.out, 20), micro.saved_state(finished.out, 20))
 
 
 def test_a_run_on_packed_rows_goes_on_to_the_same_bits(
-    finished: PretrainConfig, packed_rows: Path, tmp_path: Path
+    finished: PretrainConfig, packed_rows: Path, traces: list[Any], tmp_path: Path
 ) -> None:
     whole = replace(finished, data=(packed_rows,), out=tmp_path / "whole", accumulate=2)
     figures = pretrain(whole)
+    assert len(traces) == 1
     resumed = copy_of(whole, tmp_path / "copy")
     shutil.rmtree(resumed.out / "checkpoints" / "20")
     pretrain(resumed)
