@@ -191,16 +191,20 @@ def make_gradient(
 
 
 def accumulate(function: Callable, rows: Any, parts: int) -> Any:
-    """The sum of `function` over so many parts of `rows` (arrays with the same first axis), one after the other."""
+    """The sum of `function` over so many parts of `rows` (arrays with the same first axis), one after the other.
+
+    All parts are the loop's: a first one before it would be compiled by itself, and computed beside a second.
+    """
     if parts == 1:
         return function(*rows)
     divided = jax.tree.map(lambda a: a.reshape(parts, -1, *a.shape[1:]), rows)
-    first, others = (jax.tree.map(lambda a, i=i: a[i], divided) for i in (0, slice(1, None)))
+    function = jax.jit(function)  # traced once, for the shapes of its sum and for the loop
+    shapes = jax.eval_shape(function, *jax.tree.map(lambda a: a[0], divided))
 
     def add(total: Any, part: Any) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, total, function(*part)), None
 
-    return jax.lax.scan(add, function(*first), others)[0]
+    return jax.lax.scan(add, jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes), divided)[0]
 
 
 def gradient_norms(gradients: Params) -> Counts:

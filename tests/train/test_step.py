@@ -108,6 +108,13 @@ def test_the_step_of_the_small_model_fits_in_memory() -> None:
     assert compiled(small).memory_analysis().temp_size_in_bytes < 1.5e9
 
 
+def test_two_parts_take_less_memory_than_one() -> None:
+    """XLA inlines a loop of one round, and would compute what came before it at the same time."""
+    one, two = (dataclasses.replace(CONFIG, batch_size=64, accumulate=parts) for parts in (1, 2))
+    whole, halves = (compiled(config).memory_analysis().temp_size_in_bytes for config in (one, two))
+    assert halves < 0.7 * whole
+
+
 @pytest.mark.parametrize(
     ("objective", "layers", "near"),
     [
