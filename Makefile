@@ -14,7 +14,7 @@ demo: $(VENV)/demo-installed
 	$(BIN)/python tools/demo.py demo
 
 test: $(VENV)/test-installed
-	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 slow: $(VENV)/test-installed
 	$(BIN)/python -m pytest -m slow

@@ -111,7 +111,8 @@ def test_eight_devices_that_share_parameters_have_the_gradient_norms_of_one(
     np.testing.assert_allclose(norms(fsdp_run.out), norms(one_device), rtol=1e-4)
 
 
-@pytest.mark.parametrize("mesh", [pytest.param(None, marks=pytest.mark.slow), "data=2,fsdp=4"])
+@pytest.mark.slow  # in two processes it is tested below
+@pytest.mark.parametrize("mesh", [None, "data=2,fsdp=4"])
 def test_eight_devices_have_the_losses_of_one(
     mesh: str | None, rows: Path, tmp_path: Path, reference: list[float]
 ) -> None:
@@ -123,7 +124,7 @@ def test_eight_devices_have_the_losses_of_one(
 @pytest.mark.parametrize(
     ("name", "model"),
     [
-        ("all-tokens-mlm", {}),
+        pytest.param("all-tokens-mlm", {}, marks=pytest.mark.slow),
         ("electric", {"generator_kind": "two-tower"}),
         pytest.param("replace-mlm", {"tie": "gdes"}, marks=pytest.mark.slow),
         pytest.param("mlm", {}, marks=pytest.mark.slow),

@@ -61,7 +61,7 @@ def test_sigterm_to_one_process_saves_and_stops_both(
     assert restore_params(run)[0] == step
 
 
-@pytest.mark.parametrize("loss", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("loss", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)])
 def test_a_process_that_is_lost_ends_the_other(
     loss: signal.Signals, pair: tuple[Path, subprocess.Popen[str], subprocess.Popen[str]]
 ) -> None:

@@ -129,7 +129,7 @@ def test_the_key_decides_masks_samples_and_dropout(model: Electra) -> None:
     assert losses[0] == joint(model, config, jax.random.key(0))[0]
 
 
-@pytest.mark.parametrize(("preset", "size"), [("tiny", 32), ("small", 8)])
+@pytest.mark.parametrize(("preset", "size"), [("tiny", 32), pytest.param("small", 8, marks=pytest.mark.slow)])
 def test_training_starts_at_the_loss_of_a_guess(preset: str, size: int) -> None:
     config = load_config(preset, data=Path(), out=Path(), compute=ComputeConfig(scan_layers=True))
     config = dataclasses.replace(config, batch_size=size)
