@@ -253,9 +253,11 @@ class Trainer:
 
     def _abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
         """A batch of the dtypes and places of those to come, so that a trace of the step for it serves them too."""
-        size, columns = self.config.batch_size, self.rows.take([])
-        shapes = {name: jax.ShapeDtypeStruct((size, *rows.shape[1:]), rows.dtype) for name, rows in columns.items()}
-        return jax.tree.map(lambda a: a.update(sharding=by_row(self.mesh)), shapes)
+        size, place = self.config.batch_size, by_row(self.mesh)
+        return {
+            name: jax.ShapeDtypeStruct((size, *rows.shape[1:]), rows.dtype, sharding=place)
+            for name, rows in self.rows.take([]).items()
+        }
 
     def _steps(self, state: State) -> Iterator[tuple[int, State, Counts]]:
         """Train: after each update its number, the state (given away to the next) and the counts."""

@@ -198,7 +198,7 @@ def accumulate(function: Callable, rows: Any, parts: int) -> Any:
     if parts == 1:
         return function(*rows)
     divided = jax.tree.map(lambda a: a.reshape(parts, -1, *a.shape[1:]), rows)
-    function = jax.jit(function)  # traced once, for the shapes of its sum and for the loop
+    function = jax.jit(function)  # traced once, for the shapes of what it returns and for the loop
     shapes = jax.eval_shape(function, *jax.tree.map(lambda a: a[0], divided))
 
     def add(total: Any, part: Any) -> tuple[Any, None]:
