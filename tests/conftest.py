@@ -30,7 +30,7 @@ if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
     micro.take_own_cores(int(os.environ["PYTEST_XDIST_WORKER"][2:]), int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
 
 
-LONGEST = ("test_meshes", "test_processes", "test_pretrain", "test_objective_runs", "test_finetune", "test_kills")
+LONGEST = ("test_meshes", "test_processes", "test_pretrain", "test_objective_runs", "test_finetune", "test_guards")
 """Files that take minutes."""
 
 

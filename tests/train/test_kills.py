@@ -5,10 +5,12 @@ import sys
 from pathlib import Path
 
 import micro
+import pytest
 
 TOOL = Path(__file__).parents[2] / "tools" / "kill_pretraining.py"
 
 
+@pytest.mark.slow  # test_pretrain kills a run once, between two saves
 def test_a_run_that_is_killed_at_random_ends_as_one_that_is_not(rows: Path, preset: Path, tmp_path: Path) -> None:
     options = ["--config", str(preset), "--kills", "1", "--steps", "30", "--checkpoint-every", "1"]
     process = subprocess.run(
