@@ -125,7 +125,7 @@ def test_eight_devices_have_the_losses_of_one(
     ("name", "model"),
     [
         pytest.param("all-tokens-mlm", {}, marks=pytest.mark.slow),
-        ("electric", {"generator_kind": "two-tower"}),
+        pytest.param("electric", {"generator_kind": "two-tower"}, marks=pytest.mark.slow),
         pytest.param("replace-mlm", {"tie": "gdes"}, marks=pytest.mark.slow),
         pytest.param("mlm", {}, marks=pytest.mark.slow),
     ],
