@@ -3,21 +3,28 @@
 import gc
 import os
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import jax
 import micro
 import pytest
 import tomli_w
+from jax.sharding import Mesh
 
 from electra_jax import cli
 from electra_jax.config import PrepareConfig, PretrainConfig, VocabConfig
 from electra_jax.data.prepare import prepare
 from electra_jax.data.vocab import train_vocabulary
+from electra_jax.objectives.masking import SpecialTokens
+from electra_jax.objectives.registry import Objective, find
 from electra_jax.presets import to_toml
 from electra_jax.train.pretrain import pretrain
+from electra_jax.train.step import jit_step, make_evaluation
 
 # The same examples each time, so that a change fails by its own fault; --hypothesis-profile default looks for others.
 hypothesis.settings.register_profile("same", derandomize=True)
@@ -58,10 +65,45 @@ def quick_compilation(tmp_path_factory: pytest.TempPathFactory) -> None:
         jax.config.update(name, value)
 
 
+UNTRACED: dict[str, Any] = {
+    "data": (),
+    "out": Path(),
+    "init_from": None,
+    "log_every": 1,
+    "eval_every": 1,
+    "eval_rows": 1,
+    "checkpoint_every": 1,
+    "checkpoints_kept": 1,
+    "keep_best": False,
+}
+"""Settings that no compiled function reads."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def programs() -> Iterator[Callable[[], None]]:
+    """Runs in one file share what is traced and compiled for the same settings, which takes longer than their steps.
+
+    The function forgets all.
+    """
+
+    @cache
+    def made(maker: Callable, config: PretrainConfig, special: SpecialTokens, mesh: Mesh, objective: Objective) -> Any:
+        return maker(config, special, mesh)
+
+    def sharing(maker: Callable) -> Callable:
+        return lambda config, *rest: made(maker, replace(config, **UNTRACED), *rest, find(config.objective.name))
+
+    with pytest.MonkeyPatch.context() as patch:
+        for maker in (jit_step, make_evaluation):
+            patch.setattr(f"electra_jax.train.pretrain.{maker.__name__}", sharing(maker))
+        yield made.cache_clear
+
+
 @pytest.fixture(scope="module", autouse=True)
-def forgotten() -> Iterator[None]:
+def forgotten(programs: Callable[[], None]) -> Iterator[None]:
     """Each file's programs are let go of: a process that holds thousands is slow, and large."""
     yield
+    programs()
     jax.clear_caches()
     gc.collect()
 

@@ -25,6 +25,7 @@ LENGTH = 16
 Failing = Callable[..., str]
 """Runs a command that must fail; see the fixture `fail`."""
 SPEED = {"tokens_per_second", "peak_share"}
+WITHOUT_TORCH = str(Path(__file__).parent / "without_torch")
 
 
 def make_text(seed: int = 0, documents: int = 150) -> str:
@@ -109,8 +110,9 @@ def python(*arguments: str, devices: int = 1) -> subprocess.CompletedProcess[str
 
 
 def environment(devices: int = 1) -> dict[str, str]:
-    """Of a process that has so many virtual devices, and writes lines as long as they are."""
+    """Of a process that has so many virtual devices and no torch, and writes lines as long as they are."""
     return os.environ | {
+        "PYTHONPATH": os.pathsep.join(filter(None, (WITHOUT_TORCH, os.environ.get("PYTHONPATH")))),
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}",
         "COLUMNS": "200",

@@ -63,6 +63,10 @@ def evaluations(folder: Path) -> list[dict[str, Any]]:
     return [record for record in records(folder) if record["kind"] == "eval"]
 
 
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 # --- a run --------------------------------------------------------------------------------------------------------
 
 
@@ -141,12 +145,14 @@ def test_without_evaluation_the_last_step_is_kept(learning: FinetuneConfig, tmp_
 
 @pytest.mark.parametrize(("count", "says"), [(13, None), (30, "25.0% of the examples to 16 tokens, where they are")])
 def test_how_many_examples_are_cut_is_told(
-    learning: FinetuneConfig, tmp_path: Path, count: int, says: str | None
+    learning: FinetuneConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, says: str | None
 ) -> None:
+    monkeypatch.setattr(Tuner, "run", interrupt)  # which comes after it is told
     rows = [("good", "fox"), ("bad", "dog"), ("bad", "dog fox"), ("good", "fox " * count)]
     train = str(write_csv(tmp_path / "some.csv", ("label", "text"), rows))
     console = Console(file=(file := io.StringIO()), width=200)
-    finetune(replace(learning, train=train, out=tmp_path / "out", length=16, eval_fraction=0.0, epochs=1), console)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(replace(learning, train=train, out=tmp_path / "out", length=16, eval_fraction=0.0), console)
     assert says in file.getvalue() if says else "where they are longer" not in file.getvalue()
 
 
@@ -160,48 +166,39 @@ def test_weights_that_are_no_numbers_are_not_kept(learning: FinetuneConfig, tmp_
 # --- going on -----------------------------------------------------------------------------------------------------
 
 
-def test_a_killed_run_goes_on_to_the_same_bits(learning: FinetuneConfig, tmp_path: Path) -> None:
-    config = replace(learning, out=tmp_path / "out", seeds=2)
+def test_a_killed_run_goes_on_to_the_same_bits(learnt: FinetuneConfig, tmp_path: Path) -> None:
+    config = replace(learnt, out=tmp_path / "out")
     (tmp_path / "config.toml").write_text(to_toml(config))
     process = micro.python("-c", KILLED, str(tmp_path / "config.toml"))
     assert process.returncode == -9, process.stderr
     assert not config.out.exists()
-    whole = replace(config, out=tmp_path / "whole")
 
     finetune(config)
-    finetune(whole)
 
-    weights = [safetensors.numpy.load_file(folder / "model.safetensors") for folder in (config.out, whole.out)]
+    weights = [safetensors.numpy.load_file(folder / "model.safetensors") for folder in (config.out, learnt.out)]
     assert micro.equal_bits(*weights)
     for seed in "01":
-        assert records(config.out / "seeds" / seed) == records(whole.out / "seeds" / seed)
+        assert records(config.out / "seeds" / seed) == records(learnt.out / "seeds" / seed)
 
 
 @pytest.fixture
-def stopped(learning: FinetuneConfig, tmp_path: Path) -> FinetuneConfig:
+def stopped(learnt: FinetuneConfig, tmp_path: Path) -> FinetuneConfig:
     """A run that has begun: of the last one's folder only what it is known by."""
-    config = replace(learning, out=tmp_path / "out", epochs=1)
-    finetune(config)
-    shutil.copytree(config.out, tmp_path / "out.partial")
-    shutil.rmtree(config.out)
+    shutil.copytree(learnt.out, tmp_path / "out.partial")
     (tmp_path / "out.partial" / "data.json").write_text('{"train": "", "eval": ""}')
     (tmp_path / "out.partial" / "lock").touch()
-    return config
+    return replace(learnt, out=tmp_path / "out")
 
 
 def test_a_run_that_began_otherwise_is_left_alone(stopped: FinetuneConfig, tmp_path: Path) -> None:
     before = micro.files(tmp_path)
     with pytest.raises(
-        UserError, match=r"out.partial: this run has epochs = 1.0, not 2; give 1.0, or delete the folder"
+        UserError, match=r"out.partial: this run has epochs = 6.0, not 2; give 6.0, or delete the folder"
     ):
         finetune(replace(stopped, epochs=2))
     with pytest.raises(UserError, match=r"out.partial: this run began with other examples; delete the folder"):
         finetune(stopped)
     assert micro.files(tmp_path) == before
-
-
-def interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 def test_a_run_that_began_with_other_weights_is_left_alone(

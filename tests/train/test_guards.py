@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 import jax
@@ -34,6 +35,7 @@ def batch_of(config: PretrainConfig, rows: Path) -> Batch:
     return open_rows([rows], "train").take(range(config.batch_size))
 
 
+@cache
 def step_of(config: PretrainConfig, rows: Path) -> jax.stages.Wrapped:
     manifest = Manifest.read(rows)
     special = SpecialTokens(manifest.cls_id, manifest.sep_id, manifest.mask_id)

@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 import tomllib
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -105,16 +106,18 @@ def unmoved(finished: PretrainConfig, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture
-def traces(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+def traces(monkeypatch: pytest.MonkeyPatch, programs: Callable[[], None]) -> Iterator[list[Any]]:
     """The gradients of each trace of the step: one is what a start needs, and takes seconds where layers are many."""
     seen: list[Any] = []
+    programs()
 
     def note(gradients: Any) -> Any:
         seen.append(gradients)
         return gradient_norms(gradients)
 
     monkeypatch.setattr("electra_jax.train.step.gradient_norms", note)
-    return seen
+    yield seen
+    programs()  # which would still note
 
 
 def copy_of(config: PretrainConfig, folder: Path) -> PretrainConfig:
