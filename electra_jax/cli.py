@@ -231,6 +231,7 @@ def import_(arguments: Sequence[str], console: Console) -> None:
     from electra_jax.train.convert import import_pretrained
 
     given = tyro.cli(ImportArguments, args=arguments, prog="electra-jax import")
+    _hush_threads()
     run = import_pretrained(given.discriminator, given.out, given.generator, given.tensorflow, console)
     console.print(f"{run}: start from it with electra-jax pretrain --init-from {run}", soft_wrap=True)
 
@@ -252,6 +253,7 @@ def finetune(arguments: Sequence[str], console: Console) -> None:
     from electra_jax.finetuning.finetune import finetune
 
     _keep_compiled()
+    _hush_threads()
     try:
         finetune(config, console)
     except KeyboardInterrupt:
@@ -326,7 +328,7 @@ def _keep_compiled() -> None:
 
 
 def _hush_threads() -> None:
-    """Leave out the tracebacks that orbax and tensorstore write of a failed save, which `pretrain` tells in a line."""
+    """Leave out the tracebacks that orbax and tensorstore write of a failed save, which is told in a line."""
     from absl import logging
 
     before = sys.unraisablehook

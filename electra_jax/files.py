@@ -36,11 +36,13 @@ def check_absent(path: Path) -> None:
 
 @contextmanager
 def can_be_made(path: Path) -> Iterator[None]:
-    """Raise UserError where the block can't make `path`."""
+    """Raise UserError where the block can't make `path`, and RunError where there is no room."""
     try:
-        yield
+        with room_for(path):
+            yield
     except OSError as error:
-        raise UserError(f"{path}: can't be made there: {error.filename}: {error.strerror}") from error
+        where = f"{error.filename}: " if error.filename else ""
+        raise UserError(f"{path}: can't be made there: {where}{error.strerror}") from error
 
 
 @contextmanager
@@ -70,6 +72,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         with room_for(path):
             yield scratch
         scratch.chmod(0o777 & ~umask())  # mkdtemp makes it private
+        check_absent(path)  # of another process that made it meanwhile
         os.replace(scratch, path)  # an empty folder at `path` is replaced
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

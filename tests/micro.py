@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import resource
 import struct
 import subprocess
 import sys
@@ -117,6 +118,17 @@ def environment(devices: int = 1) -> dict[str, str]:
         "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}",
         "COLUMNS": "200",
     }
+
+
+@contextmanager
+def little_room(size: int) -> Iterator[None]:
+    """Files of this process can't be made larger than `size` bytes, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))  # Python ignores the signal, so writes fail
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @contextmanager

@@ -4,10 +4,11 @@ import os
 import stat
 from pathlib import Path
 
+import micro
 import pytest
 
-from electra_jax.errors import UserError
-from electra_jax.files import check_absent, new_folder, write_text
+from electra_jax.errors import RunError, UserError
+from electra_jax.files import can_be_made, check_absent, new_folder, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -134,3 +135,22 @@ def test_the_current_folder_is_left_alone(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_mount_point_is_left_alone() -> None:
     with pytest.raises(UserError, match="/dev/shm: is a mount point"):
         check_absent(Path("/dev/shm"))
+
+
+def test_a_full_disk_is_no_mistake(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    said = r"a\.txt: can't be written: File too large; make room, and run the same command again$"
+    with micro.little_room(100), pytest.raises(RunError, match=said), can_be_made(path):
+        write_text(path, "text" * 100)
+    assert names(tmp_path) == []
+
+
+def test_a_folder_that_another_makes_meanwhile_is_left_alone(tmp_path: Path) -> None:
+    with (
+        pytest.raises(UserError, match=r"out: already exists and is not empty; choose"),
+        new_folder(tmp_path / "out"),
+        new_folder(tmp_path / "out") as theirs,
+    ):
+        (theirs / "theirs").touch()
+    assert names(tmp_path) == ["out"]
+    assert names(tmp_path / "out") == ["theirs"]

@@ -87,11 +87,14 @@ def open_rows(folders: Sequence[Path], split: Literal["train", "eval"]) -> Rows:
 
 
 def _open(folder: Path, split: str) -> Dataset:
-    Manifest.read(folder)
+    wanted = getattr(Manifest.read(folder), split).rows
     try:
-        return load_from_disk(str(folder / split))
+        rows = load_from_disk(str(folder / split))
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         raise UserError(f"{folder / split}: the rows can't be read ({error}); prepare them again") from error
+    if len(rows) != wanted:
+        raise UserError(f"{folder / split}: has {len(rows):,} rows of {wanted:,}; copy it anew, or prepare it again")
+    return rows
 
 
 def view(chunk: pa.Array) -> np.ndarray:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from electra_jax.data.records import format_of
 from electra_jax.errors import UserError, first_line
-from electra_jax.files import can_be_made, umask
+from electra_jax.files import can_be_made, room_for, umask
 
 Write = Callable[[list[dict[str, Any]]], None]
 """Appends some rows."""
@@ -30,23 +30,25 @@ def row_writer(path: Path) -> Iterator[Write]:
     """A function that appends rows, of the same columns each, to a CSV, TSV, JSONL or Parquet file (or .gz of text).
 
     The file is written beside `path`, and renamed when the block ends without an exception; else nothing is left.
-    Raises UserError where the kind is another, the file can't be made, or rows make no table (JSONL takes any).
+    A link goes on pointing where it does. Raises UserError where the kind is another, the file can't be made, or rows
+    make no table (JSONL takes any), and RunError where there is no room.
     """
     kind = format_of(path)
     if kind not in FORMATS:
         raise UserError(f"{path}: files of this kind can't be written; name one of {', '.join(FORMATS)}")
     if path.is_dir():
         raise UserError(f"{path}: is a folder, and a file is to be written there; choose another name")
+    target = Path(os.path.realpath(path))
     with can_be_made(path):
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     os.close(handle)
     scratch = Path(name)
     try:
-        with ExitStack() as stack:
+        with room_for(path), ExitStack() as stack:
             write = _WRITERS[kind](stack, scratch, path.suffix.lower() == ".gz")
             yield write if kind == ".jsonl" else _as_table(write, path)
         scratch.chmod(0o666 & ~umask())  # mkstemp makes it private
-        os.replace(scratch, path)
+        os.replace(scratch, target)
     finally:
         scratch.unlink(missing_ok=True)
 
@@ -165,12 +167,22 @@ def _write_alike(writer: pq.ParquetWriter, rows: list[dict[str, Any]]) -> None:
 
 def _cell(value: Any) -> Any:
     """What CSV has no form for: lists and objects as JSON, which is read again."""
-    return _json(value) if isinstance(value, (list, dict)) else value
+    return _json(value) if isinstance(value, (list, dict, bytes)) else value
 
 
 def _json(value: Any) -> str:
-    """What JSON has no form for, such as a date, as text."""
-    return json.dumps(value, ensure_ascii=False, default=str)
+    """What JSON has no form for, such as a date, as text, and numbers that are none as null."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, default=_as_text)
+    except ValueError:  # NaN or infinity, which readers but Python's refuse
+        plain = json.loads(json.dumps(value, default=_as_text), parse_constant=lambda _: None)
+        return json.dumps(plain, ensure_ascii=False)
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, bytes):
+        raise UserError("a column holds bytes, which are no text; name a .parquet file to write")
+    return str(value)
 
 
 _WRITERS = {".csv": _csv_writer, ".tsv": _tsv_writer, ".jsonl": _jsonl_writer, ".parquet": _parquet_writer}

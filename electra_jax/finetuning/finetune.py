@@ -18,7 +18,7 @@ from rich.console import Console
 
 from electra_jax.config import FinetuneConfig
 from electra_jax.errors import UserError
-from electra_jax.files import LOCK, check_absent, held_folder, write_text
+from electra_jax.files import LOCK, check_absent, held_folder, room_for, write_text
 from electra_jax.finetuning.card import finetuned_card
 from electra_jax.finetuning.data import load_data
 from electra_jax.finetuning.model import write_fine_tuned
@@ -30,6 +30,7 @@ from electra_jax.hub.names import flat
 from electra_jax.presets import read_toml, to_toml
 from electra_jax.report.progress import table
 from electra_jax.train.check import check_compute
+from electra_jax.train.memory import enough_memory
 from electra_jax.train.optimizer import Params
 from electra_jax.train.run import CHECKPOINTS, differences
 
@@ -75,7 +76,7 @@ def finetune(config: FinetuneConfig, console: Console | None = None) -> Finetune
 
     The folder appears when all is done; until then `OUT.partial` beside it holds what there is, from where the same
     call goes on. The same seed, data and devices give the same bits, resumed or not. Raises UserError, before
-    anything is written, for settings or data that can't be used.
+    anything is written, for settings or data that can't be used; RunError where there is no room.
     """
     console = console or Console(stderr=True, markup=False)
     check_absent(config.out)
@@ -87,7 +88,8 @@ def finetune(config: FinetuneConfig, console: Console | None = None) -> Finetune
     data = replace(data, task=_with_metric(data.task))
     tuner = Tuner(config, model, body, data, console)
     begun_with = {"train": data.train.fingerprint, "eval": data.eval.fingerprint, "model": _digest(body)}
-    with _open_work(config, begun_with) as work:
+    smaller = "give a smaller batch_size or length"
+    with _open_work(config, begun_with) as work, room_for(config.out), enough_memory(config.out, smaller):
         console.print(tuner.startup_table())
         for line in data.skipped:
             console.print(f"left out: {line}", soft_wrap=True, highlight=False)

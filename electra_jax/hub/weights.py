@@ -166,8 +166,13 @@ def _new_name(key: str) -> str:
 
 def write_state(state: State, folder: Path) -> None:
     """Write model.safetensors into `folder`."""
+    write_tensors(state, folder / SAFETENSORS)
+
+
+def write_tensors(state: State, file: Path) -> None:
+    """Write a safetensors file; raises OSError as other writers do, where the library has errors of its own."""
     # transformers 4 refuses a file whose metadata doesn't name the framework.
-    safetensors.numpy.save_file(state, folder / SAFETENSORS, metadata={"format": "pt"})
+    file.write_bytes(safetensors.numpy.save(state, metadata={"format": "pt"}))
 
 
 def _read_safetensors(file: Path) -> State:

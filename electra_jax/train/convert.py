@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from electra_jax.config import ModelConfig, ObjectiveConfig, TensorflowConfig
 from electra_jax.data.manifest import read_manifests
 from electra_jax.data.tokenizer import fitting, load_tokenizer, load_vocabulary, save_tokenizer
-from electra_jax.errors import UserError
+from electra_jax.errors import RunError, UserError, first_line
 from electra_jax.files import check_absent, new_folder, write_text
 from electra_jax.hub.card import model_card
 from electra_jax.hub.configs import pair_config
@@ -105,8 +105,11 @@ def import_pretrained(
         if imported.tokenizer is not None:  # in the form that every version of transformers reads
             (scratch / TOKENIZER).mkdir()
             save_tokenizer(imported.tokenizer, scratch / TOKENIZER)
-        with Checkpoints(scratch / CHECKPOINTS) as checkpoints:
-            checkpoints.save(0, {"step": np.zeros((), np.int32), "params": imported.params})
+        try:
+            with Checkpoints(scratch / CHECKPOINTS) as checkpoints:
+                checkpoints.save(0, {"step": np.zeros((), np.int32), "params": imported.params})
+        except RunError as error:  # which names the scratch folder
+            raise RunError(f"{out}: can't be written: {first_line(error.__cause__ or error)}") from error
     return out
 
 

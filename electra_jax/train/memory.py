@@ -2,9 +2,13 @@
 
 import ctypes
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import jax
+
+from electra_jax.errors import RunError, first_line
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of <malloc.h>
 
@@ -27,6 +31,17 @@ def keep_memory() -> bool:
         jax.config.update("jax_cpu_enable_async_dispatch", False)
         return bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, -1))
     return False
+
+
+@contextmanager
+def enough_memory(out: Path, mend: str) -> Iterator[None]:
+    """Raise RunError where the block, which works on `out`, asks a device for more memory than it has."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if not str(error).startswith("RESOURCE_EXHAUSTED"):
+            raise
+        raise RunError(f"{out}: a device's memory is too small: {first_line(error).rstrip('.')}; {mend}") from error
 
 
 def hand_back() -> None:

@@ -29,6 +29,7 @@ from electra_jax.train.check import check, check_mesh
 from electra_jax.train.checkpoint import Checkpoints
 from electra_jax.train.clock import Clock
 from electra_jax.train.flops import measure_peak, step_flops
+from electra_jax.train.memory import enough_memory
 from electra_jax.train.models import LEARNED, started_from_one
 from electra_jax.train.optimizer import Params, schedule
 from electra_jax.train.processes import Stop, check_alike, ending_together, is_first, join, wait_for_all
@@ -60,10 +61,12 @@ def pretrain(config: PretrainConfig, console: Console | None = None) -> dict[str
     """Train to `config.steps`, going on from the newest checkpoint in `config.out`.
 
     Returns the last held-out figures, and their step. The same seed, data and devices give the same bits, resumed or
-    not. Raises UserError, before anything is written, for settings or data that don't fit each other.
+    not. Raises UserError, before anything is written, for settings or data that don't fit each other; RunError where
+    the run can't go on.
     """
     join(config.distributed)
-    with ending_together(), told(config.out):
+    smaller = "give more parts (accumulate), a smaller batch_size or compute.remat; electra-jax plan tells what fits"
+    with ending_together(), told(config.out), enough_memory(config.out, smaller):
         return _pretrain(config, (console or Console(stderr=True, markup=False)) if is_first() else Console(quiet=True))
 
 

@@ -3,11 +3,13 @@
 import datetime
 import gzip
 import json
+import math
 import os
 import stat
 from pathlib import Path
 from typing import Any
 
+import micro
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -15,7 +17,7 @@ from hypothesis import strategies as st
 from electra_jax.data import writers
 from electra_jax.data.records import Record, read_file
 from electra_jax.data.writers import row_writer
-from electra_jax.errors import UserError
+from electra_jax.errors import RunError, UserError
 from electra_jax.finetuning.examples import list_of
 
 SUFFIXES = ["csv", "tsv", "jsonl", "parquet", "csv.gz", "tsv.gz", "jsonl.gz"]
@@ -233,3 +235,36 @@ def test_a_folder_is_no_file_to_write(tmp_path: Path) -> None:
     (tmp_path / "a.csv").mkdir()
     with pytest.raises(UserError, match=r"a\.csv: is a folder, and a file is to be written there"):
         write(tmp_path / "a.csv", ROWS)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, suffix: str) -> None:
+    rows = [{"text": str(hash(str(number)))} for number in range(10_000)]
+    with micro.little_room(5_000), pytest.raises(RunError) as error:
+        write(tmp_path / f"a.{suffix}", rows)
+    assert str(error.value).startswith(f"{tmp_path}/a.{suffix}: can't be written: ")
+    assert str(error.value).endswith("; make room, and run the same command again")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_goes_on_pointing_to_the_file(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "real.csv").write_text("old")
+    (tmp_path / "link.csv").symlink_to("folder/real.csv")
+    write(tmp_path / "link.csv", ROWS)
+    assert (tmp_path / "link.csv").is_symlink()
+    assert read(tmp_path / "folder" / "real.csv") == ROWS
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["real.csv"]
+
+
+def test_what_is_no_number_is_null_in_json(tmp_path: Path) -> None:
+    row = {"x": math.nan, "list": [1.5, -math.inf], "day": datetime.date(2024, 5, 1), "text": "NaN 好"}
+    (line,) = write(tmp_path / "a.jsonl", [row]).read_text(encoding="utf-8").splitlines()
+    assert line == '{"x": null, "list": [1.5, null], "day": "2024-05-01", "text": "NaN 好"}'
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+@pytest.mark.parametrize("value", [b"\0\xff", [b"a"], {"bytes": b"a", "number": math.nan}])
+def test_bytes_are_no_text(tmp_path: Path, suffix: str, value: Any) -> None:
+    with pytest.raises(UserError, match=r"^a column holds bytes, which are no text; name a \.parquet file to write$"):
+        write(tmp_path / f"a.{suffix}", [{"image": value}])

@@ -4,8 +4,14 @@ import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
+
+from electra_jax.errors import RunError
+from electra_jax.train.memory import enough_memory
 
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc alone")
 PAGES = 2**28 // os.sysconf("SC_PAGE_SIZE")  # of the program's intermediate result, 256 MB of float32
@@ -48,3 +54,16 @@ def test_nothing_is_changed_where_the_user_says_how_programs_start() -> None:
     kept, share = faults(JAX_CPU_ENABLE_ASYNC_DISPATCH="true", GLIBC_TUNABLES="glibc.malloc.hugetlb=0")
     assert not kept
     assert share > 0.9
+
+
+def test_a_program_that_asks_for_too_much_is_told() -> None:
+    with (
+        pytest.raises(RunError, match=r"^run: a device's memory is too small: RESOURCE_EXHAUSTED: .*; give less$"),
+        enough_memory(Path("run"), "give less"),
+    ):
+        jnp.zeros(2**50, jnp.int8)
+
+
+def test_another_error_of_a_program_goes_on() -> None:
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), enough_memory(Path("run"), "give less"):
+        raise jax.errors.JaxRuntimeError("INTERNAL: something else")

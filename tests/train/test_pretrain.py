@@ -21,14 +21,14 @@ from electra_jax.config import ComputeConfig, OptimizerConfig, PrepareConfig, Pr
 from electra_jax.data.manifest import Manifest, read_manifests
 from electra_jax.data.prepare import prepare
 from electra_jax.data.tokenizer import load_tokenizer
-from electra_jax.errors import UserError
+from electra_jax.errors import RunError, UserError
 from electra_jax.hub.names import flat
 from electra_jax.hub.pretrained import Discriminator, Generator
 from electra_jax.objectives.calibration import calibration_error
 from electra_jax.presets import to_toml
 from electra_jax.report.runs import read_run
 from electra_jax.train.convert import export, import_pretrained
-from electra_jax.train.pretrain import pretrain
+from electra_jax.train.pretrain import Trainer, pretrain
 from electra_jax.train.run import restore_params
 from electra_jax.train.step import gradient_norms, init_params
 
@@ -335,6 +335,16 @@ def test_rows_of_the_same_text_under_another_name_are_the_same(finished: Pretrai
     pretrain(replace(copy_of(finished, tmp_path), data=(tmp_path / "rows",)))
 
 
+def test_rows_that_are_fewer_than_were_prepared_are_told(finished: PretrainConfig, tmp_path: Path) -> None:
+    shutil.copytree(finished.data[0], tmp_path / "rows")
+    manifest = Manifest.read(tmp_path / "rows")
+    more = replace(manifest.train, rows=manifest.train.rows + 1)
+    replace(manifest, train=more).write(tmp_path / "rows")
+    said = rf"rows/train: has {more.rows - 1} rows of {more.rows}; copy it anew, or prepare it again$"
+    with pytest.raises(UserError, match=said):
+        pretrain(replace(finished, data=(tmp_path / "rows",), out=tmp_path / "run"))
+
+
 def test_rows_that_cannot_be_read_are_told_before_anything_is_written(finished: PretrainConfig, tmp_path: Path) -> None:
     shutil.copytree(finished.data[0], tmp_path / "rows")
     shutil.rmtree(tmp_path / "rows" / "train")
@@ -450,3 +460,24 @@ def test_a_tied_pair_is_exported_as_two_whole_models(finished: PretrainConfig, t
 def test_a_tied_pair_takes_towers_of_the_same_size(finished: PretrainConfig, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"model.tie: all takes towers of the same size"):
         pretrain(replace(finished, out=tmp_path / "run", model=replace(finished.model, tie="all")))
+
+
+def test_a_run_that_finds_too_little_memory_says_what_would_do(
+    finished: PretrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Trainer, "_train", lambda *_: jax.numpy.zeros(2**50, "int8"))
+    with pytest.raises(RunError, match=r"run: a device's memory is too small: .*; give more parts \(accumulate\), a"):
+        pretrain(replace(finished, out=tmp_path / "run"))
+
+
+def test_an_import_that_finds_no_room_leaves_nothing(finished: PretrainConfig, tmp_path: Path) -> None:
+    export(finished.out, tmp_path / "export")
+    with micro.little_room(20_000), pytest.raises(RunError, match=rf"^{tmp_path}/imported: can't be written: \S"):
+        import_pretrained(tmp_path / "export" / "discriminator", tmp_path / "imported")
+    assert [path.name for path in tmp_path.iterdir()] == ["export"]
+
+
+def test_an_export_that_finds_no_room_leaves_nothing(finished: PretrainConfig, tmp_path: Path) -> None:
+    with micro.little_room(20_000), pytest.raises(RunError, match=r"export: can't be written: File too large; make"):
+        export(finished.out, tmp_path / "export")
+    assert list(tmp_path.iterdir()) == []
