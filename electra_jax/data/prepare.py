@@ -104,13 +104,13 @@ def _settings_of_libraries(config: PrepareConfig) -> Iterator[None]:
 def _write_rows(config: PrepareConfig, encoder: Encoder, folder: Path, unk_id: int) -> dict[Split, tuple[int, Rows]]:
     """Write both splits; returns the documents and the rows of each."""
     parts = {split: _Part(folder / split) for split in SPLITS}
-    shards = _checked(_shards(config), encoder, config, unk_id)
     try:
+        shards = _checked(_shards(config), encoder, config, unk_id)
         write_shards(_unfinished(shards, parts, encoder), encoder, config)
     except UserError as error:
         if isinstance(error, RunError) or not any(folder.glob("*/data-*.arrow")):
             raise
-        raise MidwayError(f"{error}. The rows before it are kept; run the same command again to go on") from error
+        raise MidwayError(f"{error}. Finished rows are kept; run the same command again to go on") from error
     written = {
         split: (part.documents, Rows(join_shards(part.folder, part.names, encoder))) for split, part in parts.items()
     }

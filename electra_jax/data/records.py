@@ -243,7 +243,7 @@ def _read_parquet(path: Path, column: str | None) -> Iterator[Record]:
 def _rows(batch: pa.RecordBatch, path: Path, before: int) -> list[dict[str, Any]]:
     try:
         return batch.to_pylist()
-    except UnicodeDecodeError:
+    except (UnicodeDecodeError, OverflowError):
         return [_row(batch.slice(i, 1), f"{path}: row {before + i + 1}") for i in range(len(batch))]
 
 
@@ -255,4 +255,6 @@ def _row(batch: pa.RecordBatch, where: str) -> dict[str, Any]:
         except UnicodeDecodeError as error:
             byte = error.object[error.start]
             raise UserError(f"{where}, column {name!r}: byte 0x{byte:02X} is not UTF-8; correct it") from None
+        except OverflowError as error:  # a date, after the year 9999
+            raise UserError(f"{where}, column {name!r}: {first_line(error)}; correct it") from None
     return values

@@ -1,5 +1,6 @@
 """Tokenizers from and to folders that `transformers` reads, version 4.46 and later and 5 alike."""
 
+import codecs
 import hashlib
 import json
 import re
@@ -104,9 +105,8 @@ def _backend_state(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
 
 
 def _tokenizer_config(tokenizer: PreTrainedTokenizerFast, state: dict[str, Any]) -> dict[str, Any]:
-    normalizer = state["normalizer"] or {}
-    standard = normalizer.get("type") == "BertNormalizer" and state["pre_tokenizer"] == {"type": "BertPreTokenizer"}
-    # ElectraTokenizer rebuilds normalizer and splitting from this file; the general class takes tokenizer.json's.
+    normalizer, standard = state["normalizer"] or {}, _is_standard(state)
+    # ElectraTokenizer rebuilds all but the vocabulary from this file; the general class takes tokenizer.json as it is.
     config: dict[str, Any] = {"tokenizer_class": "ElectraTokenizer" if standard else "PreTrainedTokenizerFast"}
     if standard:
         config["do_lower_case"] = normalizer["lowercase"]
@@ -117,6 +117,18 @@ def _tokenizer_config(tokenizer: PreTrainedTokenizerFast, state: dict[str, Any])
     return config | {name: getattr(tokenizer, name) for name in (*SPECIAL_NAMES, *SIDES)}
 
 
+def _is_standard(state: dict[str, Any]) -> bool:
+    """Whether it is what ElectraTokenizer makes of a vocabulary, lower case, accents and Chinese characters apart."""
+    normalizer, model = state["normalizer"] or {}, state["model"]
+    return (
+        normalizer.get("type") == "BertNormalizer"
+        and normalizer["clean_text"]
+        and state["pre_tokenizer"] == {"type": "BertPreTokenizer"}
+        and model["continuing_subword_prefix"] == "##"
+        and model["max_input_chars_per_word"] == 100
+    )
+
+
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
@@ -125,6 +137,9 @@ def _check_files(folder: Path) -> None:
     # transformers takes a folder without these for a vocabulary of five tokens, and says nothing.
     if not any((folder / name).is_file() for name in ("vocab.txt", "tokenizer.json")):
         raise UserError(f"{folder}: holds no tokenizer: neither vocab.txt nor tokenizer.json is there")
+    vocabulary = folder / "vocab.txt"
+    if not (folder / "tokenizer.json").is_file() and vocabulary.read_bytes().startswith(codecs.BOM_UTF8):
+        raise UserError(f"{vocabulary}: begins with a byte order mark; save it as UTF-8 without one")
 
 
 def _has_bare_vocabulary(folder: Path) -> bool:

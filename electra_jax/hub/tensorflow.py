@@ -78,8 +78,8 @@ def find_checkpoint(path: str | Path) -> Path | None:
     path = Path(path)
     if path.is_dir():
         return None if any((path / name).is_file() for name in (SAFETENSORS, PICKLE)) else _in_folder(path)
-    prefix = path.with_name(FILE.sub("", path.name))
-    return prefix if prefix.with_name(f"{prefix.name}.index").is_file() else None
+    name = FILE.sub("", path.name)
+    return path.with_name(name) if name and path.with_name(f"{name}.index").is_file() else None
 
 
 def _in_folder(folder: Path) -> Path | None:

@@ -247,10 +247,12 @@ def test_what_is_finished_before_a_mistake_is_kept(prepared: tuple[Path, Manifes
     text, broken = Path(config.sources[0]), config.out.with_name("broken.txt")
     broken.write_bytes(text.read_bytes() + b"\n\n\xff\n")
     settings = replace(config, sources=(str(broken),), shard_characters=500)
-    with pytest.raises(UserError, match=r"is not UTF-8; .* The rows before it are kept; run the same command again"):
+    with pytest.raises(UserError, match=r"is not UTF-8; .* Finished rows are kept; run the same command again"):
         prepare(settings)
     finished = {file: file.stat().st_ino for file in partial.glob("whole/*/data-*.arrow")}
     assert len(finished) > 2
+    with pytest.raises(UserError, match=r"brokn\.txt: no such file .* Finished rows are kept; run the same command"):
+        prepare(replace(settings, sources=(str(broken.with_name("brokn.txt")),)))
     broken.write_bytes(text.read_bytes())
     again = prepare(settings)
     files = {partial / "whole" / file.relative_to(config.out): file for file in config.out.glob("*/data-*.arrow")}

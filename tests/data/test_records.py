@@ -255,3 +255,10 @@ def test_a_file_of_no_rows_is_told_when_all_is_read(tmp_path: Path) -> None:
 )
 def test_the_last_suffix_tells_the_kind(name: str, kind: str) -> None:
     assert format_of(Path("some.csv") / name) == kind
+
+
+def test_a_date_beyond_those_of_python_is_told(tmp_path: Path) -> None:
+    table = pa.table({"text": ["a", "b"], "day": pa.array([0, 2**31 - 1], pa.date32())})
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a\.parquet: row 2, column 'day': .*; correct it$"):
+        list(read_file(tmp_path / "a.parquet"))

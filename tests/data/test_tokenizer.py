@@ -160,3 +160,34 @@ def test_a_path_is_not_asked_of_the_hub(tmp_path: Path, monkeypatch: pytest.Monk
 
     with pytest.raises(UserError, match="released/tokenizer: no such folder; give a tokenizer's, or"):
         load_tokenizer(Path("released/tokenizer"))
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        ("model", "max_input_chars_per_word", 200),
+        ("model", "continuing_subword_prefix", "@@"),
+        ("normalizer", "clean_text", False),
+    ],
+)
+def test_a_wordpiece_that_is_not_electras_survives_saving(bare: Path, tmp_path: Path, part: str, name: str, value):
+    file = saved(load_tokenizer(bare), tmp_path / "other") / "tokenizer.json"
+    state = json.loads(file.read_text(encoding="utf-8"))
+    state[part][name] = value
+    file.write_text(json.dumps(state), encoding="utf-8")
+    (tmp_path / "other" / "tokenizer_config.json").write_text(
+        json.dumps(
+            {"tokenizer_class": "PreTrainedTokenizerFast"}
+            | {f"{special[1:-1].lower()}_token": special for special in SPECIALS}
+        )
+    )
+    tokenizer = load_tokenizer(tmp_path / "other")
+    again = load_tokenizer(saved(tokenizer, tmp_path / "again"))
+    assert tokenizer_hash(again) == tokenizer_hash(tokenizer) != tokenizer_hash(load_tokenizer(bare))
+    assert again("hellos " + "e" * 150).input_ids == tokenizer("hellos " + "e" * 150).input_ids
+
+
+def test_a_vocabulary_with_a_byte_order_mark(bare: Path):
+    (bare / "vocab.txt").write_text("\n".join(SPECIALS + WORDS), encoding="utf-8-sig")
+    with pytest.raises(UserError, match=r"vocab\.txt: begins with a byte order mark; save it as UTF-8 without one$"):
+        load_tokenizer(bare)

@@ -243,6 +243,11 @@ def test_the_prefix_or_a_file_names_the_checkpoint(tmp_path: Path, name: str) ->
     assert find_checkpoint(f"{tmp_path}/model.ckpt-10{name}") == tmp_path / "model.ckpt-10"
 
 
+@pytest.mark.parametrize("name", [".index", ".meta"])
+def test_an_ending_alone_names_no_checkpoint(tmp_path: Path, name: str) -> None:
+    assert find_checkpoint(tmp_path / name) is None
+
+
 def test_a_released_folder_holds_one(tmp_path: Path) -> None:
     assert find_checkpoint(checkpoints(tmp_path, "electra_small")) == tmp_path / "electra_small"
 
