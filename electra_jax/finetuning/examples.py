@@ -62,11 +62,15 @@ def check_several(texts: Sequence[str]) -> None:
             raise TypeError(f"texts: {text!r} is no text")
 
 
+def is_missing(value: Any) -> bool:
+    """Whether there is none: null, or NaN, as a table of pandas has it."""
+    return value is None or value != value
+
+
 def text_of(record: Record, column: str) -> str:
     """A column's text. Raises EmptyFieldError where there is none, UserError where it is no text."""
     value = record.get(column)
-    missing = value is None or value != value  # NaN, as a table of pandas has it
-    if missing or (isinstance(value, str) and not value.strip()):
+    if is_missing(value) or (isinstance(value, str) and not value.strip()):
         raise EmptyFieldError(f"{record.where}, column {column!r} is empty")
     if isinstance(value, (list, dict, bytes)):
         raise UserError(f"{record.where}, column {column!r} holds a {type(value).__name__}, and a text is wanted")
@@ -79,19 +83,19 @@ def list_of(record: Record, column: str, separator: str | None) -> list[str]:
     A text may be a list as JSON, or Python (and so pandas), writes it too.
     """
     value = record.get(column)
-    if value is None:
+    if is_missing(value):
         raise EmptyFieldError(f"{record.where}, column {column!r} is empty")
     if isinstance(value, str):
-        written = _written_list(value.strip())
+        written = written_list(value.strip())
         value = [part.strip() for part in value.split(separator) if part.strip()] if written is None else written
     if not isinstance(value, list):
         raise UserError(f"{record.where}, column {column!r} holds {value!r}, and a list is wanted")
-    if None in value:
+    if any(map(is_missing, value)):
         raise EmptyFieldError(f"{record.where}, column {column!r} has an empty entry")
     return [str(part) for part in value]
 
 
-def _written_list(text: str) -> list[Any] | None:
+def written_list(text: str) -> list[Any] | None:
     """The list that JSON or Python wrote as this text; None where it is another."""
     if not (text.startswith("[") and text.endswith("]")):
         return None

@@ -98,4 +98,5 @@ class MultipleChoice(Task):
         for example in examples:
             here, there = len(example.inputs[-1]), len(first.inputs[-1])
             if here != there:
-                raise UserError(f"{example.record.where} has {here} choices, and row {first.record.number} {there}")
+                other = f"row {first.record.number} {there}"
+                raise UserError(f"{example.record.where} has {here} choices, and {other}; give as many in each row")

@@ -1,6 +1,8 @@
 """Question answering: the span of a context that answers a question, if any does (SQuAD 1.1 and 2.0)."""
 
 import collections
+import contextlib
+import json
 import re
 import string
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +16,14 @@ from tokenizers import Encoding
 from electra_jax.data.records import Record, has_lines_of_json, read_json
 from electra_jax.errors import UserError
 from electra_jax.finetuning import losses
-from electra_jax.finetuning.examples import EmptyFieldError, Example, Feature, sequence_of
+from electra_jax.finetuning.examples import (
+    EmptyFieldError,
+    Example,
+    Feature,
+    is_missing,
+    sequence_of,
+    written_list,
+)
 from electra_jax.finetuning.task import Prediction, Scores, Task
 from electra_jax.hub.configs import TaskHead
 
@@ -128,13 +137,18 @@ class QuestionAnswering(Task):
         return question[: offsets[longest - 1][1]] if len(offsets) > longest else question
 
     def _answers(self, record: Record, context: str) -> list[Answer]:
-        """Every answer given, as {"text": [...], "answer_start": [...]}, a list of pairs, or one text; none is []."""
+        """Every answer given, as {"text": [...], "answer_start": [...]}, a list of pairs or texts, or one text.
+
+        None is []. A text that the context doesn't hold may be any of these as JSON, or a list as Python writes it.
+        """
         column = self.settings.label[0]
         if record.values.get("is_impossible") is True:
             return []
         value = record.get(column)
-        if value is None:
+        if is_missing(value):
             raise EmptyFieldError(f"{record.where}, column {column!r} is empty; where there is no answer, give []")
+        if isinstance(value, str) and value not in context:
+            value = _written(value.strip())
         if isinstance(value, Mapping):
             value = _pairs(value, f"{record.where}, column {column!r}")
         elif isinstance(value, str):
@@ -176,6 +190,15 @@ def _squad_records(articles: Sequence[Mapping[str, Any]], path: Path) -> Iterato
                 yield Record(str(path), number, values)
 
 
+def _written(text: str) -> Any:
+    """The object or list that a cell of CSV holds as text; the text, where it is another."""
+    if text.startswith("{"):
+        with contextlib.suppress(ValueError, RecursionError):
+            return json.loads(text)
+    written = written_list(text)
+    return text if written is None else written
+
+
 def _objects(value: Any, where: str) -> Sequence[Mapping[str, Any]]:
     if not isinstance(value, list) or not all(isinstance(one, Mapping) for one in value):
         raise UserError(f"{where} is no list of objects, as SQuAD has it; correct the file")
@@ -196,6 +219,8 @@ def _pairs(columns: Mapping[str, Any], where: str) -> list[Any]:
 
 def _answer(answer: Any, context: str, where: str) -> Answer:
     """The answer, checked, and without white space around it, which no token holds; "" stands for none."""
+    if isinstance(answer, str):
+        answer = {"text": answer}
     if not isinstance(answer, Mapping) or not isinstance(answer.get("text"), str):
         raise UserError(f"{where} holds {answer!r}, and an answer is text and answer_start")
     text, start = answer["text"], answer.get("answer_start")

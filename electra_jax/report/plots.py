@@ -1,6 +1,7 @@
 """Pictures, as PNG files that appear whole."""
 
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,22 +48,26 @@ def plot_roc(curves: Mapping[str, tuple[Float[np.ndarray, " n"], Float[np.ndarra
     figure = Figure(figsize=(5.5, 5), layout="constrained")
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="grey", linestyle=":", linewidth=1)
-    for label, (false_rate, true_rate, area) in list(curves.items())[:SHOWN]:
-        axes.plot(false_rate, true_rate, label=f"{label} (AUC {area:.3f})")
+    shown = dict(list(curves.items())[:SHOWN])
+    lines = [axes.plot(false_rate, true_rate)[0] for false_rate, true_rate, _ in shown.values()]
+    names = [f"{label} (AUC {area:.3f})" for label, (_, _, area) in shown.items()]
     axes.set(xlabel="false positive rate", ylabel="true positive rate", xlim=(0, 1), ylim=(0, 1.01))
-    axes.legend(loc="lower right", fontsize=8)
+    axes.legend(lines, names, loc="lower right", fontsize=8)  # given, or names that begin with _ are left out
     save(figure, path)
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write the figure as PNG, beside `path` first."""
+    """Write the figure as PNG, beside `path` first. Warns of characters that no font has, once."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with matplotlib.rc_context({"font.family": _fonts()}):
+        with matplotlib.rc_context({"font.family": _fonts()}), warnings.catch_warnings(record=True) as told:
             figure.savefig(scratch, format="png", dpi=150)
         os.replace(scratch, path)
     finally:
         scratch.unlink(missing_ok=True)
+    if any("missing from font" in str(one.message) for one in told):  # which matplotlib says of each character
+        lacking = f"{path}: no font here has all of its characters; install one that does, as Debian's fonts-noto-cjk"
+        warnings.warn(lacking, stacklevel=2)
 
 
 def _fonts() -> list[str]:

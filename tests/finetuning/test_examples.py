@@ -1,5 +1,6 @@
 """Examples as arrays: padding, weights and targets; and the columns that they are read from."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -148,7 +149,9 @@ def test_a_value_is_a_list_or_divided(value: Any, separator: str | None, parts: 
     ("value", "kind", "says"),
     [
         (None, EmptyFieldError, "is empty"),
+        (math.nan, EmptyFieldError, "is empty"),
         (["a", None], EmptyFieldError, "has an empty entry"),
+        (["a", math.nan], EmptyFieldError, "has an empty entry"),
         (3, UserError, "holds 3, and a list is wanted"),
         ({"a": 1}, UserError, "holds {'a': 1}, and a list is wanted"),
     ],

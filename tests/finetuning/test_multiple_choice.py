@@ -135,7 +135,7 @@ def test_a_row_that_lacks_something_may_be_left_out(
 def test_all_rows_have_as_many_choices(pieces: PreTrainedTokenizerFast) -> None:
     task = make(pieces)
     some = [task.read(row, labelled=False) for row in (record(), record(choices=["a", "b", "c"]))]
-    with pytest.raises(UserError, match="row 4 has 3 choices, and row 4 2"):
+    with pytest.raises(UserError, match="row 4 has 3 choices, and row 4 2; give as many in each row"):
         task.features(some)
 
 

@@ -143,6 +143,11 @@ def test_a_long_question_is_cut(pieces: PreTrainedTokenizerFast) -> None:
         {"text": ["fox"], "answer_start": []},
         {"text": ["fox", ""], "answer_start": [2, 0]},
         "fox",
+        ["fox"],
+        '[{"text": "fox", "answer_start": 2}]',
+        ' {"text": ["fox"], "answer_start": [2]}',
+        '["fox"]',
+        "['fox']",
     ],
 )
 def test_answers_have_several_forms(pieces: PreTrainedTokenizerFast, answers: Any) -> None:
@@ -159,6 +164,8 @@ def test_answers_have_several_forms(pieces: PreTrainedTokenizerFast, answers: An
         {"text": [""], "answer_start": [-1]},
         [{"text": "", "answer_start": 0}],
         "",
+        "[]",
+        '{"text": [], "answer_start": []}',
     ],
 )
 def test_no_answer_has_several_forms(pieces: PreTrainedTokenizerFast, answers: Any) -> None:
@@ -182,6 +189,12 @@ def test_answers_that_are_missing_are_not_those_of_none(pieces: PreTrainedTokeni
     assert task.read(record, labelled=False).target is None
     with pytest.raises(UserError, match=r"a\.json: row 1: has no column 'answers'; there are: id, question, context"):
         task.read(record, labelled=True)
+
+
+@pytest.mark.parametrize("answer", ["[fox]", "[]", '{"fox": 2}'])
+def test_what_the_context_holds_is_no_list(pieces: PreTrainedTokenizerFast, answer: str) -> None:
+    row = {"question": "who?", "context": f"a {answer}", "answers": answer}
+    assert make(pieces).read(Record("a", 1, row), labelled=True).target == [Answer(answer, 2)]
 
 
 def test_a_start_that_is_a_whole_number_is_one(pieces: PreTrainedTokenizerFast) -> None:
@@ -210,7 +223,7 @@ def test_an_answer_that_does_not_occur_is_told(pieces: PreTrainedTokenizerFast, 
         {"text": ["fox", "a"], "answer_start": [2]},
         {"text": ["fox"], "answer_start": 2},
         {"text": 3, "answer_start": [2]},
-        ["fox"],
+        [3],
         [{"answer_start": 2}],
         7,
     ],
