@@ -69,7 +69,9 @@ class TrainingProgress:
         """New figures of training."""
         self.bar.update(self.task, figures=line(figures))
         if not self.console.is_terminal:
-            self.console.print(f"step {step}/{self.steps}  {line(figures)}  ETA {_clock(seconds_left)}", soft_wrap=True)
+            is_known = seconds_left > 0 or step == self.steps  # not after the first step, which compiles
+            left = f"  ETA {_clock(seconds_left)}" if is_known else ""
+            self.console.print(f"step {step}/{self.steps}  {line(figures)}{left}", soft_wrap=True)
 
     def evaluation(self, step: int, figures: Mapping[str, float]) -> None:
         """Figures on held-out rows, which stay on the screen."""

@@ -28,7 +28,7 @@ GROUPS = re.compile(
     r"replica_groups=(?:\[\d+,(?P<size>\d+)\]<=|\{\{(?P<first>[\d,]+)\}|mesh\[(?P<mesh>.*?)\] \{(?P<axes>[^}]*)\})"
 )
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
-PROBES = (1, 3)  # rows a device; what a step takes grows by the same for each row
+PROBES = (1, 3)  # rows a device and part; what a step takes grows by the same for each row
 DAY = 24 * 3600
 
 
@@ -122,8 +122,9 @@ def virtual_devices(mesh: str | None) -> None:
 
 
 def replace_rows(config: PretrainConfig, rows: int) -> PretrainConfig:
-    """The same run with so many rows a device, in one part."""
-    return replace(config, batch_size=rows * jax.device_count(), accumulate=1)
+    """The same run with so many rows a device and part, of which two take what more would."""
+    parts = min(config.accumulate, 2)
+    return replace(config, batch_size=rows * parts * jax.device_count(), accumulate=parts)
 
 
 def compile_step(config: PretrainConfig) -> jax.stages.Compiled:

@@ -53,6 +53,14 @@ def test_elsewhere_than_on_a_terminal_a_record_is_a_line(seconds: float, clock: 
     assert printed(file).splitlines() == [f"step 100/1000  {LINE}  ETA {clock}", "held-out at step 200: auc 0.750"]
 
 
+def test_what_is_left_is_not_told_before_it_is_known() -> None:
+    file = console()
+    with TrainingProgress(file, 0, 1000) as progress:
+        progress.train(1, FIGURES, 0.0)
+        progress.train(1000, FIGURES, 0.0)
+    assert printed(file).splitlines() == [f"step 1/1000  {LINE}", f"step 1000/1000  {LINE}  ETA 0:00:00"]
+
+
 def test_on_a_terminal_a_bar_shows_where_training_is() -> None:
     terminal = console(terminal=True)
     terminal.width = 120

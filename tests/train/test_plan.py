@@ -4,6 +4,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import jax
 import micro
 import pytest
 import tomli_w
@@ -33,6 +34,12 @@ def test_time_follows_from_steps_flops_and_peak(rows: Path) -> None:
 
 def test_no_memory_holds_no_row(rows: Path) -> None:
     assert plan(micro.make_config(rows, Path("out")), "1KB", peak=1e9, utilisation=0.5).rows == 0
+
+
+@pytest.mark.parametrize(("given", "parts"), [(1, 1), (2, 2), (144, 2)])
+def test_parts_are_accumulated_as_a_run_has_them(rows: Path, given: int, parts: int) -> None:
+    probe = replace_rows(micro.make_config(rows, Path("out"), batch_size=8 * 144, accumulate=given), 3)
+    assert (probe.accumulate, probe.batch_size) == (parts, 3 * parts * jax.device_count())
 
 
 @pytest.mark.parametrize(("text", "size"), [("80GB", 80 * 10**9), ("1.5 MiB", 1.5 * 2**20), ("7KB", 7000)])
