@@ -110,10 +110,11 @@ def python(*arguments: str, devices: int = 1) -> subprocess.CompletedProcess[str
     return subprocess.run([sys.executable, *arguments], env=environment(devices), capture_output=True, text=True)
 
 
-def environment(devices: int = 1) -> dict[str, str]:
-    """Of a process that has so many virtual devices and no torch, and writes lines as long as they are."""
+def environment(devices: int = 1, torch: bool = False) -> dict[str, str]:
+    """Of a process that has so many virtual devices, torch or none, and writes lines as long as they are."""
+    path = (None if torch else WITHOUT_TORCH, os.environ.get("PYTHONPATH"))
     return os.environ | {
-        "PYTHONPATH": os.pathsep.join(filter(None, (WITHOUT_TORCH, os.environ.get("PYTHONPATH")))),
+        "PYTHONPATH": os.pathsep.join(filter(None, path)),
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}",
         "COLUMNS": "200",

@@ -44,7 +44,7 @@ def preset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tools(monkeypatch: pytest.MonkeyPatch) -> None:
     """Their modules can be imported, and their workers compile carelessly."""
     monkeypatch.syspath_prepend(str(TOOLS))
-    for name, value in micro.environment().items():
+    for name, value in micro.environment(torch=True).items():
         monkeypatch.setenv(name, value)
 
 

@@ -68,7 +68,7 @@ def test_a_bad_step_changes_nothing_and_is_counted(value: float, rows: Path) -> 
 
 
 def test_a_good_step_ends_a_row_of_bad_ones(rows: Path) -> None:
-    config = micro.make_config(rows, Path("out"))
+    config = micro.make_config(rows, Path("out"), ema_decay=0.9, max_bad_steps=2)
     step, batch = step_of(config, rows), batch_of(config, rows)
     fresh = init_state(config, init_params(config))
     bad, _ = step(poisoned(fresh, np.nan), batch)

@@ -25,15 +25,12 @@ def test_the_largest_batch_fits_and_a_larger_one_does_not(rows: Path) -> None:
     assert above > 20e6
 
 
-def test_time_follows_from_steps_flops_and_peak(rows: Path) -> None:
+def test_time_follows_from_steps_flops_and_peak_and_no_memory_holds_no_row(rows: Path) -> None:
     config = micro.make_config(rows, Path("out"), steps=1000)
-    found = plan(config, "1GB", peak=1e9, utilisation=0.5)
+    found = plan(config, "1KB", peak=1e9, utilisation=0.5)
     assert found.days * 24 * 3600 == pytest.approx(1000 * found.flops / 0.5e9)
     assert (found.devices, found.moved, found.least_moved, found.tokens) == (1, 0, 0, 8 * micro.LENGTH)
-
-
-def test_no_memory_holds_no_row(rows: Path) -> None:
-    assert plan(micro.make_config(rows, Path("out")), "1KB", peak=1e9, utilisation=0.5).rows == 0
+    assert found.rows == 0
 
 
 @pytest.mark.parametrize(("given", "parts"), [(1, 1), (2, 2), (144, 2)])
