@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from types import TracebackType
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -35,7 +36,8 @@ def line(figures: Mapping[str, float]) -> str:
 
 def table(title: str, rows: Mapping[str, str]) -> Table:
     """A table of two columns, name and value."""
-    grid = Table(title=Text(title), show_header=False, title_justify="left")
+    # At least as wide as its title, which would be broken otherwise.
+    grid = Table(title=Text(title), show_header=False, title_justify="left", min_width=cell_len(title))
     grid.add_column(style="bold")
     grid.add_column()
     for name, value in rows.items():

@@ -90,3 +90,9 @@ def test_a_table_shows_what_looks_like_markup() -> None:
     file.print(table("p[v2]", {"labels": "[good], [/bad]"}))
     assert "p[v2]" in printed(file)
     assert "[good], [/bad]" in printed(file)
+
+
+def test_a_title_stays_on_one_line_where_there_is_room() -> None:
+    file = console()
+    file.print(table("train.csv: 700 examples", {"auc": "0.5"}))
+    assert printed(file).splitlines()[0].strip() == "train.csv: 700 examples"
