@@ -49,6 +49,8 @@ def row_writer(path: Path) -> Iterator[Write]:
             yield write if kind == ".jsonl" else _as_table(write, path)
         scratch.chmod(0o666 & ~umask())  # mkstemp makes it private
         os.replace(scratch, target)
+    except _BytesError:
+        raise UserError(f"{path}: a column holds bytes, which are no text; name a .parquet file") from None
     finally:
         scratch.unlink(missing_ok=True)
 
@@ -179,9 +181,13 @@ def _json(value: Any) -> str:
         return json.dumps(plain, ensure_ascii=False)
 
 
+class _BytesError(Exception):
+    """A value that no text says."""
+
+
 def _as_text(value: Any) -> str:
     if isinstance(value, bytes):
-        raise UserError("a column holds bytes, which are no text; name a .parquet file to write")
+        raise _BytesError
     return str(value)
 
 

@@ -266,5 +266,5 @@ def test_what_is_no_number_is_null_in_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
 @pytest.mark.parametrize("value", [b"\0\xff", [b"a"], {"bytes": b"a", "number": math.nan}])
 def test_bytes_are_no_text(tmp_path: Path, suffix: str, value: Any) -> None:
-    with pytest.raises(UserError, match=r"^a column holds bytes, which are no text; name a \.parquet file to write$"):
+    with pytest.raises(UserError, match=r"/a\.\w+: a column holds bytes, which are no text; name a \.parquet file$"):
         write(tmp_path / f"a.{suffix}", [{"image": value}])

@@ -1,4 +1,4 @@
-"""Processes that tests start find no torch, like most users's. Where there is one, much imports it, for seconds."""
+"""Processes that tests start find no torch, as those of most users. Where it is, much imports it, for seconds."""
 
 import sys
 from importlib.machinery import ModuleSpec, PathFinder
