@@ -52,6 +52,12 @@ def free_address() -> str:
         return f"localhost:{free.getsockname()[1]}"
 
 
+def slurm(process: int) -> dict[str, str]:
+    """What srun sets for a process of two."""
+    place = {"SLURM_PROCID": str(process), "SLURM_LOCALID": str(process), "SLURM_STEP_NODELIST": "localhost"}
+    return place | {"SLURM_JOB_ID": "1234", "SLURM_NTASKS": "2"}
+
+
 def two_processes(
     config: PretrainConfig, folder: Path, devices: int = DEVICES // 2, *options: str, second: Sequence[str] = ()
 ) -> list[subprocess.Popen[str]]:
@@ -175,9 +181,11 @@ def test_a_checkpoint_of_eight_devices_goes_on_on_one(
     np.testing.assert_allclose(losses(config.out, SAVED + 1), reference[SAVED:], rtol=1e-5)
 
 
-def test_a_checkpoint_of_eight_devices_goes_on_in_two_processes(
+def test_a_checkpoint_of_eight_devices_goes_on_in_two_processes_of_slurm(
     fsdp_run: PretrainConfig, tmp_path: Path, reference: list[float]
 ) -> None:
     config = moved(fsdp_run, tmp_path, mesh="data=2")
-    finish(*two_processes(config, tmp_path, devices=1))
+    arguments = command(config, tmp_path, "--distributed.cluster")
+    written, _ = finish(*(start(arguments, 1, **slurm(process)) for process in (0, 1)))
+    assert "2 x cpu" in written
     np.testing.assert_allclose(losses(config.out, SAVED + 1), reference[SAVED:], rtol=1e-5)

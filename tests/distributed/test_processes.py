@@ -11,7 +11,7 @@ from pathlib import Path
 
 import micro
 import pytest
-from test_meshes import command, finish, free_address, settings, start, two_processes
+from test_meshes import command, finish, free_address, settings, slurm, start, two_processes
 
 from electra_jax.config import DistributedConfig, PretrainConfig
 from electra_jax.errors import UserError
@@ -74,19 +74,14 @@ def test_a_process_that_is_lost_ends_the_other(
     second.communicate()
 
 
-def slurm(process: int) -> dict[str, str]:
-    """What srun sets for a process of two."""
-    place = {"SLURM_PROCID": str(process), "SLURM_LOCALID": str(process), "SLURM_STEP_NODELIST": "localhost"}
-    return place | {"SLURM_JOB_ID": "1234", "SLURM_NTASKS": "2"}
-
-
 def open_mpi(process: int) -> dict[str, str]:
     """What mpirun sets for a process of two."""
     place = {"OMPI_COMM_WORLD_RANK": str(process), "OMPI_COMM_WORLD_LOCAL_RANK": str(process)}
     return place | {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://127.0.0.1:34911"}
 
 
-@pytest.mark.parametrize("launcher", [slurm, pytest.param(open_mpi, marks=pytest.mark.slow)])
+@pytest.mark.slow  # by Slurm, a run of test_meshes goes on so
+@pytest.mark.parametrize("launcher", [slurm, open_mpi])
 def test_a_cluster_says_who_the_others_are(
     launcher: Callable[[int], dict[str, str]], rows: Path, tmp_path: Path
 ) -> None:

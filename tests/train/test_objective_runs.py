@@ -95,7 +95,7 @@ def test_an_import_keeps_the_name_of_what_was_learnt(finished: PretrainConfig, t
         assert AutoConfig.from_pretrained(folder).pretraining_objective == "electra-15"
 
 
-@pytest.mark.parametrize("tie", ["none", "gdes"])
+@pytest.mark.parametrize("tie", [pytest.param("none", marks=pytest.mark.slow), "gdes"])
 def test_what_is_exported_of_a_pair_that_shares_less(finished: PretrainConfig, tmp_path: Path, tie: str) -> None:
     config = with_objective(finished, tmp_path / "run", "electra", tie=tie)
     pretrain(config)
