@@ -105,10 +105,11 @@ def _backend_state(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
 
 
 def _tokenizer_config(tokenizer: PreTrainedTokenizerFast, state: dict[str, Any]) -> dict[str, Any]:
-    normalizer, standard = state["normalizer"] or {}, _is_standard(state)
+    standard = _is_standard(state)
     # ElectraTokenizer rebuilds all but the vocabulary from this file; the general class takes tokenizer.json as it is.
     config: dict[str, Any] = {"tokenizer_class": "ElectraTokenizer" if standard else "PreTrainedTokenizerFast"}
     if standard:
+        normalizer = state["normalizer"]
         config["do_lower_case"] = normalizer["lowercase"]
         config["strip_accents"] = normalizer["strip_accents"]
         config["tokenize_chinese_chars"] = normalizer["handle_chinese_chars"]

@@ -29,7 +29,7 @@ from electra_jax.finetuning.optimizer import finetune_optimizer, optimizer_setti
 from electra_jax.finetuning.task import Scores, Task
 from electra_jax.finetuning.tasks import epochs_of
 from electra_jax.hub.names import flat, nested
-from electra_jax.hub.weights import write_tensors
+from electra_jax.hub.weights import write_state
 from electra_jax.model import TaskModel
 from electra_jax.report.progress import TrainingProgress, table
 from electra_jax.report.sinks import MetricsLog, read_metrics
@@ -231,7 +231,7 @@ class Tuner:
             predictions, _ = self._scores(task, placed)
             task = task.tuned(self.data.eval.examples, predictions)
             scores = task.scores(self.data.eval.examples, predictions)
-        write_tensors(flat(params), folder / WEIGHTS)
+        write_state(flat(params), folder / WEIGHTS)
         result = Result(seed, step, scores, task.settings.null_threshold)
         write_text(folder / RESULT, json.dumps(result.__dict__) + "\n")
         shutil.rmtree(folder / CHECKPOINTS)

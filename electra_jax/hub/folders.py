@@ -9,7 +9,7 @@ from electra_jax.errors import UserError
 from electra_jax.hub.configs import TaskHead, from_hf, read_head, write_config
 from electra_jax.hub.names import AnyKind, Kind
 from electra_jax.hub.source import TOKENIZER_FILES
-from electra_jax.hub.weights import kind_of, read_state, to_body, to_params, to_state, write_state
+from electra_jax.hub.weights import SAFETENSORS, kind_of, read_state, to_body, to_params, to_state, write_state
 
 
 def read_model(folder: Path, kind: Kind) -> tuple[ElectraConfig, dict[str, Any]]:
@@ -58,7 +58,7 @@ def write_model(
     parameters are not those of `config`, or `tokenizer_folder` holds no tokenizer.
     """
     write_config(config, kind, folder, head, objective)
-    write_state(to_state(params, config, kind, head.outputs if head else 1), folder)
+    write_state(to_state(params, config, kind, head.outputs if head else 1), folder / SAFETENSORS)
     if tokenizer_folder is not None:
         _copy_tokenizer(tokenizer_folder, folder)
     if card is not None:

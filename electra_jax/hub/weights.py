@@ -164,12 +164,7 @@ def _new_name(key: str) -> str:
     return key
 
 
-def write_state(state: State, folder: Path) -> None:
-    """Write model.safetensors into `folder`."""
-    write_tensors(state, folder / SAFETENSORS)
-
-
-def write_tensors(state: State, file: Path) -> None:
+def write_state(state: State, file: Path) -> None:
     """Write a safetensors file; raises OSError as other writers do, where the library has errors of its own."""
     # transformers 4 refuses a file whose metadata doesn't name the framework.
     file.write_bytes(safetensors.numpy.save(state, metadata={"format": "pt"}))
