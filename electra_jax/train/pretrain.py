@@ -17,7 +17,6 @@ from electra_jax.config import PretrainConfig
 from electra_jax.data.batches import Shard, eval_batches, row_numbers, train_batches
 from electra_jax.data.manifest import Manifest, without_sources
 from electra_jax.data.rows import Rows, open_rows
-from electra_jax.data.tokenizer import load_tokenizer, tokenizer_hash
 from electra_jax.errors import RunError, StoppedError, UserError
 from electra_jax.hub.names import flat, nested
 from electra_jax.objectives.masking import SpecialTokens
@@ -131,11 +130,18 @@ def _read_weights(config: PretrainConfig, manifest: Manifest) -> Params:
         theirs, ours = getattr(model, name), getattr(config.model, name)
         if theirs != ours:
             raise UserError(f"{run}: its model.{name} is {theirs}, and this run's is {ours}; make them the same")
-    if (run / TOKENIZER).is_dir() and tokenizer_hash(load_tokenizer(run / TOKENIZER)) != manifest.tokenizer_hash:
+    if (run / TOKENIZER).is_dir() and _hash_of(run / TOKENIZER) != manifest.tokenizer_hash:
         raise UserError(
             f"{config.data[0]}: prepared with another tokenizer than {run} has; prepare it with {run / TOKENIZER}"
         )
     return params if "generator" in params else started_from_one(params, config.model, model.discriminator)
+
+
+def _hash_of(tokenizer: Path) -> str:
+    # Here, since it takes transformers, whose import would be a quarter of a start's.
+    from electra_jax.data.tokenizer import load_tokenizer, tokenizer_hash
+
+    return tokenizer_hash(load_tokenizer(tokenizer))
 
 
 class Trainer:
