@@ -12,6 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import micro
 import numpy as np
 import pytest
 from bilingual import make_documents
@@ -59,7 +60,8 @@ def start(config: PrepareConfig) -> Iterator[Callable[..., subprocess.Popen[byte
     def run(**changes: object) -> subprocess.Popen[bytes]:
         settings = asdict(replace(config, **changes))  # type: ignore[arg-type]
         code = f"from pathlib import *; import electra_jax as ej; ej.prepare(ej.PrepareConfig(**{settings}))"
-        processes.append(subprocess.Popen([sys.executable, "-c", code], start_new_session=True))
+        command = [sys.executable, "-c", code]
+        processes.append(subprocess.Popen(command, env=micro.environment(), start_new_session=True))
         return processes[-1]
 
     yield run
@@ -223,8 +225,7 @@ ej.prepare(ej.PrepareConfig((sys.argv[2],), sys.argv[3], Path(sys.argv[4]), leng
 def test_a_full_disk_keeps_what_there_is(config: PrepareConfig, whole: tuple[Path, Manifest]):
     """A limit of a file's size stands for it: the system's error is another, and the way it takes the same."""
     source, out = config.sources[0], config.out
-    command = [sys.executable, "-c", FULL, str(2**14), source, config.tokenizer, str(out)]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    ended = micro.python("-c", FULL, str(2**14), source, config.tokenizer, str(out))
     says = f"RunError: {out}: can't be written: File too large; make room, and run the same command again"
     assert ended.stderr.strip().splitlines()[-1].endswith(says)
     assert partial_path(out).is_dir()

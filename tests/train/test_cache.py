@@ -2,13 +2,12 @@
 
 import gc
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import micro
 import pytest
 
 from electra_jax.train.cache import (
@@ -104,8 +103,8 @@ def test_commands_keep_what_they_compile_and_imports_change_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-    run = subprocess.run([sys.executable, "-c", COMMAND], capture_output=True, text=True, check=True)
-    assert run.stdout == f"{cache_folder()}\n"
+    run = micro.python("-c", COMMAND)
+    assert run.stdout == f"{cache_folder()}\n", run.stderr
     assert any(path.name.startswith("jit_step-") for path in cache_folder().iterdir())
 
 
