@@ -23,6 +23,8 @@ def check_absent(path: Path) -> None:
     """Raise UserError where no new folder can be renamed to `path`, or it has anything in it."""
     if not is_unicode(str(path)):  # settings and cards, which hold it, are UTF-8
         raise UserError(f"{str(path)!a}: the name is not UTF-8; choose another")
+    if path.name == "..":
+        raise UserError(f"{path}: ends in .., and a new folder is to be made; give its name")
     if path.is_symlink():
         raise UserError(f"{path}: is a link; name the folder that it points to")
     if path.is_dir() and (os.path.ismount(path) or path.samefile(Path())):

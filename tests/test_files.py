@@ -132,6 +132,11 @@ def test_the_current_folder_is_left_alone(tmp_path: Path, monkeypatch: pytest.Mo
             pass
 
 
+def test_a_folder_above_another_is_no_new_one(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"new/\.\.: ends in \.\., and a new folder is to be made"):
+        check_absent(tmp_path / "new" / "..")
+
+
 def test_a_mount_point_is_left_alone() -> None:
     with pytest.raises(UserError, match="/dev/shm: is a mount point"):
         check_absent(Path("/dev/shm"))
