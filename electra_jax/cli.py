@@ -23,11 +23,11 @@ from electra_jax.config import (
     TensorflowConfig,
     VocabConfig,
 )
-from electra_jax.errors import RunError, UserError
+from electra_jax.errors import INTERRUPTED, RunError, UserError
 
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP)
 """What the system says of a path that a person can mend."""
-INTERRUPTED, UNREAD = 130, 141  # what a shell gives for SIGINT and SIGPIPE
+UNREAD = 141  # what a shell gives for SIGPIPE
 
 
 @dataclass(frozen=True)

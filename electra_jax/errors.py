@@ -1,5 +1,8 @@
 """What a command tells a person in one line, with the exit status that goes with it."""
 
+INTERRUPTED = 130
+"""The status that a shell gives for SIGINT."""
+
 
 class UserError(Exception):
     """A mistake in the input: one line that names the file, line or field, and what would mend it.

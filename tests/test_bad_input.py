@@ -283,6 +283,14 @@ def test_starting_from_other_shapes(fail: Failing, preset: Path, rows: Path, imp
     assert "intermediate_size=48" in line
 
 
+def test_starting_from_weights_of_another_epsilon(
+    fail: Failing, preset: Path, rows: Path, imported: Path, tmp_path: Path
+) -> None:
+    paths = ["--config", preset, "--data", rows, "--out", tmp_path / "out", "--init-from", imported]
+    line = fail("pretrain", *paths, "--model.layer-norm-eps", 1e-3)
+    assert line == f"{imported}: its model.layer_norm_eps is 1e-12, and this run's is 0.001; make them the same"
+
+
 def test_starting_from_another_tokenizers_weights(
     fail: Failing, preset: Path, rows: Path, imported: Path, tmp_path: Path
 ) -> None:

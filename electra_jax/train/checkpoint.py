@@ -21,15 +21,16 @@ class Checkpoints:
     """The checkpoints of a run: `state` (params, optimizer, step) and `meta` (JSON) by step.
 
     The newest `kept` stay (all, unless set), and with `keep_best` the one of the highest score, the earliest of equals.
+    With `scored`, scores are saved for a later start that keeps the best.
     """
 
-    def __init__(self, folder: Path, kept: int | None = None, keep_best: bool = False):
+    def __init__(self, folder: Path, kept: int | None = None, keep_best: bool = False, scored: bool = False):
         policies: list[policy.PreservationPolicy] = [policy.LatestN(n=kept)]
         if keep_best:
             policies.append(policy.BestN(get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False))
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policy.AnyPreservationPolicy(policies),
-            best_fn=_rank if keep_best else None,  # used as a sort's key
+            best_fn=_rank if keep_best or scored else None,  # used as a sort's key; without it no score is saved
             enable_async_checkpointing=True,
         )
         self.folder = folder

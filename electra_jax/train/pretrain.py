@@ -31,12 +31,13 @@ from electra_jax.train.flops import measure_peak, step_flops
 from electra_jax.train.memory import enough_memory
 from electra_jax.train.models import LEARNED, started_from_one
 from electra_jax.train.optimizer import Params, schedule
-from electra_jax.train.processes import Stop, check_alike, ending_together, is_first, join, wait_for_all
+from electra_jax.train.processes import Stop, check_alike, checksum, ending_together, is_first, join, wait_for_all
 from electra_jax.train.run import (
     APART,
     CHECKPOINTS,
     METRICS,
     TOKENIZER,
+    is_run,
     newest_checkpoint,
     open_run,
     read_model,
@@ -90,16 +91,34 @@ def _pretrain(config: PretrainConfig, console: Console) -> dict[str, float]:
     mesh = make_mesh(config.mesh, config.batch_size)
     check_mesh(config, mesh)
     rows = open_rows(config.data, "train"), open_rows(config.data, "eval")
-    newest = newest_checkpoint(config.out)
-    weights = {} if newest is not None else _initial_weights(config, manifest, rows[0])
+    newest = _agreed_checkpoint(config.out)
+    weights = {} if newest is not None else _agreed_weights(config, manifest, rows[0])
+    scored = len(rows[1]) > 0 and config.checkpoint_every % config.eval_every == 0
     with (
         open_run(config, manifests, newest),
         jax.set_mesh(mesh),
-        Checkpoints(config.out / CHECKPOINTS, config.checkpoints_kept, config.keep_best) as checkpoints,
+        Checkpoints(config.out / CHECKPOINTS, config.checkpoints_kept, config.keep_best, scored) as checkpoints,
         Stop(config.max_time) as stop,
     ):
         trainer = Trainer(config, manifest, rows, mesh, checkpoints, stop, console)
         return trainer.run(weights)
+
+
+def _agreed_checkpoint(run: Path) -> int | None:
+    """The step that `run` is to be resumed at, or None; raises UserError where not all processes see the same."""
+    begun, saved = is_run(run), (run / CHECKPOINTS).is_dir()
+    check_alike({"out": f"{'a' if begun else 'no'} run {'with' if saved else 'without'} checkpoints"})
+    newest = newest_checkpoint(run)
+    check_alike({"out": f"a run whose newest checkpoint is {newest}"})
+    return newest
+
+
+def _agreed_weights(config: PretrainConfig, manifest: Manifest, rows: Rows) -> Params:
+    """What the run starts from; raises UserError where not all processes have the same."""
+    check_alike({"init_from": "none" if config.init_from is None else "given"})  # orbax waits for all where it reads
+    weights = _initial_weights(config, manifest, rows)
+    check_alike({"word_start" if config.word_start == "neighbours" else "init_from": checksum(weights)})
+    return weights
 
 
 def _initial_weights(config: PretrainConfig, manifest: Manifest, rows: Rows) -> Params:
@@ -124,7 +143,7 @@ def _read_weights(config: PretrainConfig, manifest: Manifest) -> Params:
     run = config.init_from
     assert run is not None
     model, (_, params) = read_model(run), restore_params(run)
-    shared = ["vocab_size", "embedding_size", "max_position_embeddings", "type_vocab_size"]
+    shared = ["vocab_size", "embedding_size", "max_position_embeddings", "type_vocab_size", "layer_norm_eps"]
     shared += ["tie", "generator_kind"] if "generator" in params else []
     for name in (*shared, *(tower for tower in ("discriminator", "generator") if tower in params)):
         theirs, ours = getattr(model, name), getattr(config.model, name)
@@ -217,7 +236,7 @@ class Trainer:
                 self._check_finite(trained)
                 if int(trained["bad_steps"]) and done < self.config.steps and not stops:
                     continue  # it may go wrong, and what would go wrong with it is not to push out what was saved
-                self.checkpoints.save(done, {**trained, "window": window}, score if self.config.keep_best else None)
+                self.checkpoints.save(done, {**trained, "window": window}, score)
             if stops and done < self.config.steps:
                 self.checkpoints.wait()
                 raise StoppedError(f"{self.config.out}: saved at step {done}; run the same command again to go on")

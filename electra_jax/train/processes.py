@@ -1,6 +1,8 @@
 """Several processes that train as one: how they find each other, and how they end together."""
 
+import functools
 import os
+import re
 import signal
 import socket
 import sys
@@ -8,6 +10,7 @@ import threading
 import time
 import traceback
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -17,10 +20,12 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from electra_jax.config import DistributedConfig
-from electra_jax.errors import UserError, first_line
+from electra_jax.errors import INTERRUPTED, UserError, first_line
 
 MEETING = 300
 """Seconds for all processes to start in."""
+LOST = re.compile(r"gloo|nccl|coordination|heartbeat|barrier|connection (reset|closed|refused)", re.IGNORECASE)
+"""What the libraries say of another process that is gone."""
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -30,7 +35,11 @@ def names_others(config: DistributedConfig) -> bool:
 
 
 def join(config: DistributedConfig) -> None:
-    """Meet the other processes, before JAX is used for anything else; nothing where the settings name none."""
+    """Meet the other processes, before JAX is used for anything else; nothing where the settings name none.
+
+    Raises UserError where they name half of what is needed, and where the processes don't meet, or have unlike numbers
+    of devices.
+    """
     named = (config.coordinator, config.processes, config.process)
     if jax.distributed.is_initialized() or not names_others(config):
         return
@@ -38,12 +47,16 @@ def join(config: DistributedConfig) -> None:
         raise UserError("distributed: coordinator, processes and process go together; or give cluster alone")
     if config.timeout < 1:
         raise UserError(f"distributed.timeout: {config.timeout} is not above 0")
+    if config.process is not None and config.processes is not None and not 0 <= config.process < config.processes:
+        raise UserError(f"distributed.process: {config.process} is none of {config.processes}, numbered from 0")
     if config.coordinator is not None:
         address = _host_and_port(config.coordinator)
         where = f"process {config.process} of {config.processes}"
         print(f"{where}: meeting the others at {config.coordinator}", file=sys.stderr, flush=True)
         if config.process:
             _wait_for(address)
+        else:
+            _check_free(address[1])
     try:
         jax.distributed.initialize(
             *named,
@@ -53,7 +66,21 @@ def join(config: DistributedConfig) -> None:
             shutdown_timeout_seconds=config.timeout,
         )
     except (ValueError, RuntimeError) as error:
+        if config.cluster and "coordinator_address should be defined" in str(error):
+            raise UserError(
+                "distributed.cluster: no Slurm, Open MPI or Kubernetes (with the extra k8s) is found here; start it by "
+                "srun or mpirun, or give coordinator, processes and process"
+            ) from None
         raise UserError(f"distributed: the processes do not meet: {first_line(error)}") from None
+    _check_devices()
+
+
+def _check_devices() -> None:
+    """Raise UserError, in every process, where not all have the same number: each takes as many rows of a batch."""
+    counts = sorted(Counter(device.process_index for device in jax.devices()).items())
+    if len({count for _, count in counts}) > 1:
+        each = ", ".join(f"{process}: {count}" for process, count in counts)
+        raise UserError(f"distributed: the processes have unlike numbers of devices ({each}); give all the same number")
 
 
 def _only_device() -> list[int] | None:
@@ -70,6 +97,19 @@ def _host_and_port(coordinator: str) -> tuple[str, int]:
     if not (host and port.isascii() and port.isdigit() and 0 < int(port) < 2**16):
         raise UserError(f"distributed.coordinator: {coordinator!r} is not host:port, with a port from 1 to 65535")
     return host.strip("[]"), int(port)
+
+
+def _check_free(port: int) -> None:
+    """Raise UserError where process 0 can't listen. JAX would end it with a trace of C++."""
+    with socket.socket() as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was left a moment ago is free
+        try:
+            listening.bind(("", port))
+        except OSError as error:
+            raise UserError(
+                f"distributed.coordinator: process 0 can't listen at port {port} ({error.strerror}); name another, and "
+                f"start one process 0 only"
+            ) from None
 
 
 def _wait_for(address: tuple[str, int]) -> None:
@@ -108,6 +148,13 @@ def check_alike(values: Mapping[str, Any]) -> None:
             raise UserError(f"{name}: not all processes have the same, this one {_short(value)}; give all of them one")
 
 
+def checksum(weights: Any) -> int | None:
+    """That of a tree of arrays, to be compared with other processes; None where there are none, or no arrays."""
+    if jax.process_count() == 1 or not (leaves := jax.tree.leaves(weights)):
+        return None
+    return functools.reduce(lambda before, leaf: zlib.crc32(np.ascontiguousarray(leaf).data, before), leaves, 0)
+
+
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) < 80 else "another"
@@ -122,9 +169,20 @@ def ending_together() -> Iterator[None]:
         if jax.process_count() == 1:
             raise
         where = f"process {jax.process_index()} of {jax.process_count()}"
-        print(f"{where}: {error}" if isinstance(error, UserError) else traceback.format_exc(), file=sys.stderr)
-        print(f"{where} ends, and with it the others", file=sys.stderr, flush=True)
-        os._exit(error.status if isinstance(error, UserError) else 1)
+        said, status = _ending(error)
+        print(f"{where}: {said}\n{where} ends, and with it the others", file=sys.stderr, flush=True)
+        os._exit(status)
+
+
+def _ending(error: BaseException) -> tuple[str, int]:
+    """What a process says that ends by `error`, and its status."""
+    if isinstance(error, UserError):
+        return str(error), error.status
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; run the same command again to go on from the newest checkpoint", INTERRUPTED
+    if isinstance(error, ValueError | RuntimeError) and LOST.search(str(error)):  # JAX's are both
+        return f"another process is lost, which may have said why ({first_line(error)[:200]})", 1
+    return "".join(traceback.format_exception(error)), 1
 
 
 class Stop:

@@ -12,6 +12,7 @@ lock            held by the process that trains
 
 import dataclasses
 import shutil
+import time
 import tomllib
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -30,6 +31,8 @@ from electra_jax.train.processes import is_first, wait_for_all
 
 CONFIG, MANIFEST, TOKENIZER = "config.toml", "manifest.json", "tokenizer"
 CHECKPOINTS, METRICS = "checkpoints", "metrics.jsonl"
+SEEN = 60
+"""Seconds until a folder that one process has made must be seen by all; NFS keeps what it knows as long."""
 # What may differ between a run and its resumption; anything else would make it another run.
 FREE = {"data", "out", "init_from", "steps", "log_every", "eval_every", "eval_rows"}
 FREE |= {"checkpoint_every", "checkpoints_kept", "compute", "mesh", "accumulate", "max_bad_steps"}
@@ -54,6 +57,7 @@ def open_run(config: PretrainConfig, manifests: Sequence[Manifest], newest: int 
         if is_first():
             _make(config, manifests)
         wait_for_all("the folder is made")
+        _wait_to_see(config.out)
     if not is_first():
         yield
         return
@@ -71,7 +75,18 @@ def _make(config: PretrainConfig, manifests: Sequence[Manifest]) -> None:
     with new_folder(config.out) as folder:
         write_text(folder / CONFIG, to_toml(config))
         write_manifests(folder, manifests)
-        shutil.copytree(config.data[0] / TOKENIZER, folder / TOKENIZER)
+        (folder / TOKENIZER).mkdir()
+        for file in (config.data[0] / TOKENIZER).iterdir():  # not copytree, which has no error of the disk's
+            shutil.copyfile(file, folder / TOKENIZER / file.name)
+
+
+def _wait_to_see(run: Path) -> None:
+    """Return when this process sees the folder that the first one made, which a network's file system may tell late."""
+    end = time.monotonic() + SEEN
+    while not is_run(run):
+        if time.monotonic() > end:
+            raise UserError(f"{run}: the first process has made it, and this one can't see it; name a shared folder")
+        time.sleep(0.5)
 
 
 def is_run(folder: Path) -> bool:

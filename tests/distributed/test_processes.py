@@ -1,6 +1,7 @@
 """Several processes end together: told to stop, killed, frozen, or wrongly started; and a disk that is full."""
 
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,8 +15,8 @@ import pytest
 from test_meshes import command, finish, free_address, settings, slurm, start, two_processes
 
 from electra_jax.config import DistributedConfig, PretrainConfig
-from electra_jax.errors import UserError
-from electra_jax.train import processes
+from electra_jax.errors import StoppedError, UserError
+from electra_jax.train import processes, run
 from electra_jax.train.run import restore_params
 
 LOST = 10  # seconds without a sign of life
@@ -186,14 +187,85 @@ def test_a_stop_that_cannot_be_saved_says_so(rows: Path, tmp_path: Path) -> None
     assert saved_steps(config.out) == []
 
 
-@pytest.mark.parametrize("unlike", ["optimizer.learning_rate", "data"])
-def test_processes_of_unlike_settings_or_rows_end_at_once(
-    unlike: str, rows: Path, packed_rows: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    "unlike", [pytest.param("optimizer.learning_rate", marks=pytest.mark.slow), "data", "out", "init_from"]
+)
+def test_processes_of_unlike_settings_rows_or_weights_end_at_once(
+    unlike: str, rows: Path, packed_rows: Path, finished: PretrainConfig, tmp_path: Path
 ) -> None:
     config = endless(rows, tmp_path)
-    options = ["--data", str(packed_rows)] if unlike == "data" else ["--optimizer.learning-rate", "0.5"]
-    first, second = two_processes(config, tmp_path, 1, second=options)
+    others = {"optimizer.learning_rate": "0.5", "data": packed_rows, "out": finished.out, "init_from": finished.out}
+    first, second = two_processes(config, tmp_path, 1, second=[f"--{unlike.replace('_', '-')}", str(others[unlike])])
     written = [process.communicate(timeout=200)[1] for process in (first, second)]
     assert 2 in (first.returncode, second.returncode)  # the one that ends first takes the other with it
     assert any(f"{unlike}: not all processes have the same" in one for one in written), written
+    assert "Traceback" not in "".join(written)
     assert not config.out.exists()
+
+
+@pytest.mark.slow  # as above, but for what the weights are
+def test_processes_that_start_from_unlike_weights(rows: Path, finished: PretrainConfig, tmp_path: Path) -> None:
+    config = endless(rows, tmp_path)
+    earlier = shutil.copytree(finished.out, tmp_path / "earlier")
+    shutil.rmtree(earlier / "checkpoints" / "20")
+    given = ["--init-from", str(finished.out)]
+    first, second = two_processes(config, tmp_path, 1, *given, second=["--init-from", str(earlier)])
+    written = "".join(process.communicate(timeout=200)[1] for process in (first, second))
+    assert "init_from: not all processes have the same" in written
+    assert "Traceback" not in written
+    assert not config.out.exists()
+
+
+def test_processes_of_unlike_numbers_of_devices(rows: Path, tmp_path: Path) -> None:
+    arguments = command(endless(rows, tmp_path), tmp_path, "--distributed.cluster")
+    processes = [start(arguments, 1 + 2 * process, **slurm(process)) for process in (0, 1)]
+    for process in processes:
+        written = process.communicate(timeout=200)[1]
+        assert process.returncode == 2
+        assert "distributed: the processes have unlike numbers of devices (0: 1, 1: 3); give all the same" in written
+
+
+@pytest.mark.parametrize(
+    ("error", "says", "status"),
+    [
+        (KeyboardInterrupt(), "interrupted; run the same command again", 130),
+        (ValueError("UNKNOWN: Gloo AllGather failed: Connection reset by peer\nmore"), "another process is lost", 1),
+        (StoppedError("run: saved at step 3"), "run: saved at step 3", 75),
+        (ValueError("of the code"), "ValueError: of the code", 1),
+    ],
+)
+def test_what_a_process_says_that_ends(error: BaseException, says: str, status: int) -> None:
+    said, found = processes._ending(error)
+    assert says in said
+    assert found == status
+
+
+@pytest.mark.parametrize(("process", "count"), [(-1, 2), (2, 2), (0, 0)])
+def test_a_number_that_no_process_has(process: int, count: int) -> None:
+    with pytest.raises(UserError, match=f"distributed.process: {process} is none of {count}, numbered from 0"):
+        processes.join(DistributedConfig(coordinator="localhost:1", processes=count, process=process))
+
+
+def test_a_port_that_is_taken() -> None:
+    with socket.create_server(("", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=rf"process 0 can't listen at port {port} \(Address already in use\)"):
+            processes.join(DistributedConfig(coordinator=f"localhost:{port}", processes=2, process=0))
+
+
+ALONE = """
+from electra_jax.config import DistributedConfig
+from electra_jax.train.processes import join
+join(DistributedConfig(cluster=True))
+"""
+
+
+def test_a_cluster_that_is_not_there() -> None:
+    process = micro.python("-c", ALONE)
+    assert "distributed.cluster: no Slurm, Open MPI or Kubernetes (with the extra k8s) is found" in process.stderr
+
+
+def test_a_folder_that_only_the_first_process_sees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "SEEN", 0)
+    with pytest.raises(UserError, match="run: the first process has made it, and this one can't see it; name a"):
+        run._wait_to_see(tmp_path / "run")

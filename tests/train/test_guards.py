@@ -126,13 +126,15 @@ def held_out_loss(config: PretrainConfig, params: Params) -> float:
 
 def test_the_best_checkpoint_stays(rows: Path, tmp_path: Path) -> None:
     rising = OptimizerConfig(learning_rate=3e-2, warmup_steps=1, b2=0.9)  # learns, then goes to pieces
-    config = micro.make_config(
-        rows, tmp_path / "run", keep_best=True, checkpoints_kept=1, eval_every=2, checkpoint_every=2, optimizer=rising
-    )
+    config = micro.make_config(rows, tmp_path / "run", steps=16, eval_every=2, checkpoint_every=2, optimizer=rising)
+    pretrain(dataclasses.replace(config, checkpoints_kept=9))
+    config = dataclasses.replace(config, steps=20, keep_best=True, checkpoints_kept=1)  # which is asked for later
     pretrain(config)
     held_out = {line["step"]: line["loss"] for line in micro.records(config.out) if line["kind"] == "eval"}
     steps = {int(path.name) for path in (config.out / "checkpoints").iterdir() if path.name.isdecimal()}
-    assert steps == {min(held_out, key=lambda step: held_out[step]), config.steps}
+    best = min(held_out, key=lambda step: held_out[step])
+    assert best <= 16
+    assert steps == {best, config.steps}
 
 
 # --- told to stop -------------------------------------------------------------------------------------------------
