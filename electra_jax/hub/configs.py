@@ -158,11 +158,14 @@ def from_hf(folder: Path) -> ElectraConfig:
 
 
 def pair_config(discriminator: ElectraConfig, generator: ElectraConfig) -> ModelConfig:
-    """The pair of the two models; raises UserError where they differ in what a pair shares."""
-    sizes = {field.name for field in fields(TowerConfig)}
+    """The pair of the two models; raises UserError where they differ in what a pair shares.
+
+    Of what neither weight nor output depends on, as dropout, the discriminator's counts.
+    """
+    free = {field.name for field in fields(TowerConfig)} | OPTIONAL
     for field in fields(ElectraConfig):
         ours, theirs = getattr(discriminator, field.name), getattr(generator, field.name)
-        if field.name not in sizes and ours != theirs:
+        if field.name not in free and ours != theirs:
             message = f"{field.name} is {ours} in the discriminator and {theirs} in the generator"
             raise UserError(f"{message}; a pair shares it, so give two models that were trained together")
     names = {field.name for field in fields(ModelConfig)} & {field.name for field in fields(ElectraConfig)}

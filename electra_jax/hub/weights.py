@@ -1,7 +1,8 @@
 """Weights: parameters to and from the tensors of a Hugging Face folder."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any, get_args
@@ -32,8 +33,13 @@ State = dict[str, np.ndarray]
 
 SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
 INDEX, SHARDS = "model.safetensors.index.json", "model-*.safetensors"
+PICKLE_INDEX = "pytorch_model.bin.index.json"
+TENSORFLOW = "tf_model.h5"
 OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 """Ends of keys in files that were converted from TensorFlow in transformers' first years."""
+
+PARALLEL = "module."
+"""What torch's DataParallel puts before every key."""
 
 BASE = "electra."
 """What transformers puts before the keys below a head."""
@@ -147,17 +153,26 @@ def _check(
 def read_state(folder: Path) -> tuple[Path, State]:
     """The weights' file in `folder` and its tensors.
 
-    That is model.safetensors, or the index of several such files, or else pytorch_model.bin, which takes torch. Raises
+    That is model.safetensors, or else pytorch_model.bin, which takes torch, or the index of several such files. Raises
     UserError where there is none of them, and where a file is damaged.
     """
-    readers = {SAFETENSORS: _read_safetensors, INDEX: _read_shards, PICKLE: _read_pickle}
+    readers: dict[str, Callable[[Path], State]] = {
+        SAFETENSORS: _read_safetensors,
+        INDEX: partial(_read_shards, read=_read_safetensors),
+        PICKLE: _read_pickle,
+        PICKLE_INDEX: partial(_read_shards, read=_read_pickle),
+    }
     for name, read in readers.items():
         if (folder / name).is_file():
             return folder / name, {_new_name(key): value for key, value in read(folder / name).items()}
+    if (folder / TENSORFLOW).is_file():
+        mend = "load it there (from_tf=True), and save it anew"
+        raise UserError(f"{folder / TENSORFLOW}: only transformers 4 with TensorFlow reads it; {mend}")
     raise UserError(f"{folder}: holds no weights: neither {SAFETENSORS} nor {PICKLE} is there")
 
 
 def _new_name(key: str) -> str:
+    key = key.removeprefix(PARALLEL)
     for old, new in OLD_NAMES.items():
         if key.endswith(old):
             return key.removesuffix(old) + new
@@ -173,16 +188,18 @@ def write_state(state: State, file: Path) -> None:
 def _read_safetensors(file: Path) -> State:
     try:
         return safetensors.numpy.load_file(file)
-    except (SafetensorError, OSError, ValueError, AttributeError) as error:  # AttributeError: a dtype NumPy lacks
+    except AttributeError as error:
+        raise UserError(f"{file}: holds a type that can't be read ({error}); save it in float32 or bfloat16") from error
+    except (SafetensorError, OSError, ValueError) as error:
         raise damaged(file, error) from error
 
 
-def _read_shards(index: Path) -> State:
+def _read_shards(index: Path, read: Callable[[Path], State]) -> State:
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise damaged(index, error) from error
-    shards = [_read_safetensors(index.with_name(str(name))) for name in names]
+    shards = [read(index.with_name(str(name))) for name in names]
     return {key: value for shard in shards for key, value in shard.items()}
 
 
@@ -192,12 +209,15 @@ def _read_pickle(file: Path) -> State:
     except ImportError as error:
         advice = "`pip install torch`, or convert the file to model.safetensors where torch is"
         raise UserError(f"{file}: only torch can read it; {advice}") from error
+    no_tensors = UserError(f"{file}: is no dict of tensors; save the model's state_dict() there")
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can raise anything
+        if "GLOBAL" in str(error):
+            raise no_tensors from error
         raise damaged(file, error) from error
     if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
-        raise UserError(f"{file}: is no dict of tensors; save the model's state_dict() there")
+        raise no_tensors
     return {key: _to_numpy(value.detach()) for key, value in content.items()}
 
 

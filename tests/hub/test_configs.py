@@ -135,6 +135,13 @@ def test_pair_of_the_default_model() -> None:
     assert pair_config(pair.tower("discriminator"), pair.tower("generator")) == pair
 
 
+def test_what_no_weight_depends_on_is_the_discriminators() -> None:
+    generator = replace(CONFIGS["generator"], hidden_dropout_prob=0.3, initializer_range=0.01)
+    pair = pair_config(CONFIGS["discriminator"], generator)
+
+    assert pair == pair_config(CONFIGS["discriminator"], CONFIGS["generator"])
+
+
 @pytest.mark.parametrize(
     "field", ["vocab_size", "embedding_size", "max_position_embeddings", "type_vocab_size", "layer_norm_eps"]
 )

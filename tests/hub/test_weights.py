@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
+import safetensors.torch
 import torch
 from tiny import CONFIGS, StateFile
 
@@ -185,11 +186,42 @@ def test_damaged_pickle(pickle_file: Path, content: bytes | None) -> None:
         read_state(pickle_file.parent)
 
 
-def test_a_pickle_of_something_else(pickle_file: Path) -> None:
-    torch.save({"step": 3}, pickle_file)
+@pytest.mark.parametrize("content", [{"step": 3}, torch.nn.Linear(2, 3)])
+def test_a_pickle_of_something_else(pickle_file: Path, content: object) -> None:
+    torch.save(content, pickle_file)
 
     with pytest.raises(UserError, match="no dict of tensors"):
         read_state(pickle_file.parent)
+
+
+def test_pickles_that_an_index_names(discriminator: Discriminator, pickle_file: Path) -> None:
+    shard = pickle_file.rename(pickle_file.with_name("pytorch_model-00001-of-00001.bin"))
+    weight_map = dict.fromkeys(torch.load(shard), shard.name)
+    shard.with_name("pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+    assert_equal(Discriminator.from_pretrained(shard.parent).params, discriminator.params)
+
+
+def test_weights_of_tensorflow(discriminator_folder: Path) -> None:
+    (discriminator_folder / "model.safetensors").rename(discriminator_folder / "tf_model.h5")
+
+    with pytest.raises(UserError, match=r"tf_model\.h5: only transformers 4 with TensorFlow reads it"):
+        read_state(discriminator_folder)
+
+
+def test_a_type_that_is_not_read(discriminator_folder: Path) -> None:
+    file = discriminator_folder / "model.safetensors"
+    safetensors.torch.save_file({"a": torch.zeros(2).to(torch.float8_e4m3fn)}, file)
+
+    with pytest.raises(UserError, match=r"model\.safetensors: holds a type that can't be read \(.*float8.*\); save it"):
+        read_state(discriminator_folder)
+
+
+def test_the_names_that_data_parallel_gives(discriminator: Discriminator, discriminator_state: StateFile) -> None:
+    discriminator_state.tensors = {f"module.{key}": value for key, value in discriminator_state.tensors.items()}
+    discriminator_state.save()
+
+    assert_equal(Discriminator.from_pretrained(discriminator_state.path.parent).params, discriminator.params)
 
 
 def test_the_file_names_its_format_and_leaves_tied_weights_out(generator_folder: Path) -> None:
