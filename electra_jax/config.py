@@ -5,12 +5,38 @@ Defaults are those of the original release's small model; [G] is google-research
 """
 
 from dataclasses import dataclass
-from numbers import Number
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from tyro.conf import Positional
+
+
+class _Settings:
+    """Takes texts for paths and paths for texts, one alone, or a list, for a tuple of them, and NumPy's numbers.
+
+    Other types are taken as they are, and told by `electra_jax.presets.check_types` where they are used.
+    """
+
+    def __post_init__(self) -> None:
+        for name, hint in get_type_hints(type(self)).items():
+            object.__setattr__(self, name, _as_declared(hint, getattr(self, name)))
+
+
+def _as_declared(hint: Any, value: Any) -> Any:
+    if value is None:
+        return None
+    kinds = [kind for kind in get_args(hint) if kind is not NoneType] if NoneType in get_args(hint) else [hint]
+    if kinds == [Path] and isinstance(value, str):
+        return Path(value)
+    if kinds == [str] and isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):  # of NumPy, a number or an array
+        value = value.tolist()
+    if get_origin(kinds[0]) is tuple:
+        several = value if isinstance(value, list | tuple) else [value]
+        return tuple(_as_declared(get_args(kinds[0])[0], one) for one in several)
+    return value
 
 
 @dataclass(frozen=True)
@@ -41,7 +67,7 @@ class ElectraConfig:
 
 
 @dataclass(frozen=True)
-class TowerConfig:
+class TowerConfig(_Settings):
     """What differs between the two encoders of a pair."""
 
     num_hidden_layers: int
@@ -51,7 +77,7 @@ class TowerConfig:
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(_Settings):
     """A generator and a discriminator over one set of embeddings ([P] section 3.2)."""
 
     vocab_size: int = 30522
@@ -100,7 +126,7 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class ObjectiveConfig:
+class ObjectiveConfig(_Settings):
     """What is learned ([P] section 2; [G] configure_pretraining.py)."""
 
     name: str = "electra"
@@ -136,7 +162,7 @@ class ObjectiveConfig:
 
 
 @dataclass(frozen=True)
-class OptimizerConfig:
+class OptimizerConfig(_Settings):
     """The optimiser and its schedule ([G] model/optimization.py)."""
 
     name: Literal["adam", "adamw", "lamb"] = "adam"
@@ -163,7 +189,7 @@ RematPolicy = Literal[
 
 
 @dataclass(frozen=True)
-class ComputeConfig:
+class ComputeConfig(_Settings):
     """How the same numbers are computed."""
 
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -182,7 +208,7 @@ class ComputeConfig:
 
 
 @dataclass(frozen=True)
-class DistributedConfig:
+class DistributedConfig(_Settings):
     """Processes that train as one (`jax.distributed`). Without any of these there is one."""
 
     cluster: bool = False
@@ -195,30 +221,6 @@ class DistributedConfig:
     """... and which one this is, from 0."""
     timeout: int = 30
     """Seconds without a sign of life after which a process counts as lost, and the others end."""
-
-
-class _Settings:
-    """Takes texts for paths and paths for texts, one alone, or a list, for a tuple of them, and NumPy's numbers."""
-
-    def __post_init__(self) -> None:
-        for name, hint in get_type_hints(type(self)).items():
-            object.__setattr__(self, name, _as_declared(hint, getattr(self, name)))
-
-
-def _as_declared(hint: Any, value: Any) -> Any:
-    if value is None:
-        return None
-    kinds = [kind for kind in get_args(hint) if kind is not NoneType] if NoneType in get_args(hint) else [hint]
-    if kinds == [Path] and isinstance(value, str):
-        return Path(value)
-    if kinds == [str] and isinstance(value, Path):
-        return str(value)
-    if isinstance(value, Number) and hasattr(value, "item"):  # of NumPy
-        return value.item()
-    if get_origin(kinds[0]) is tuple and isinstance(value, str | Path | list | tuple):
-        several = [value] if isinstance(value, str | Path) else value
-        return tuple(_as_declared(get_args(kinds[0])[0], one) for one in several)
-    return value
 
 
 @dataclass(frozen=True)

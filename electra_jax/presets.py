@@ -78,6 +78,14 @@ def parse_fields(cls: type, table: Any, where: str) -> dict[str, Any]:
     return {name: _value(hints[name], value, f"{where}: {name}") for name, value in table.items()}
 
 
+def check_types(config: Any) -> None:
+    """Raise UserError for a field of a dataclass, or of those in it, that no TOML file could give it.
+
+    Python takes any value for any of them, and would find out late, or never.
+    """
+    parse(type(config), _plain(dataclasses.asdict(config)), type(config).__name__)
+
+
 def _value(hint: Any, value: Any, where: str) -> Any:
     """`value` as the annotated type, where TOML's type says the same thing."""
     origin = typing.get_origin(hint)

@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from electra_jax.config import (
     VocabConfig,
 )
 from electra_jax.errors import UserError
-from electra_jax.presets import load_config, parse, parse_fields, read_fields, to_toml
+from electra_jax.presets import check_types, load_config, parse, parse_fields, read_fields, to_toml
+from electra_jax.train.check import check_settings
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 PATHS = {"data": "rows", "out": "run"}
@@ -78,6 +80,37 @@ def test_in_python_paths_are_texts_and_numpys_numbers_are_numbers() -> None:
     assert [type(one) for one in (config.seed, config.learning_rate)] == [int, float]
     assert parse(FinetuneConfig, tomllib.loads(to_toml(config)), "my.toml") == config
     assert PrepareConfig((Path("a"), "b"), Path("tokenizer"), "rows").sources == ("a", "b")  # type: ignore[arg-type]
+
+
+def test_in_python_numpys_numbers_are_numbers_within_settings_too() -> None:
+    tower = TowerConfig(*np.array([1, 16, 2, 32]))
+    optimizer = OptimizerConfig(learning_rate=np.float32(0.5), warmup_steps=np.int64(3))  # type: ignore[arg-type]
+    config = PretrainConfig(
+        "rows", "run", np.array([1.0, 2.0]), model=ModelConfig(generator=tower), optimizer=optimizer
+    )  # type: ignore[arg-type]
+    assert parse(PretrainConfig, tomllib.loads(to_toml(config)), "my.toml") == config
+    assert config.data_weights == (1.0, 2.0)
+    check_types(config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"optimizer": OptimizerConfig(name="sgd")}, "optimizer: name: 'sgd' is none of 'adam'"),  # type: ignore[arg-type]
+        ({"optimizer": OptimizerConfig(warmup_steps=2e3)}, "optimizer: warmup_steps: expected a int, and 2000.0 is a"),  # type: ignore[arg-type]
+        ({"model": ModelConfig(tie="both")}, "model: tie: 'both' is none of"),  # type: ignore[arg-type]
+        ({"word_start": "neighbors"}, "word_start: 'neighbors' is none of"),
+        ({"compute": ComputeConfig(attention="flash")}, "compute: attention: 'flash' is none of"),  # type: ignore[arg-type]
+        ({"steps": 6.0}, "steps: expected a int, and 6.0 is a float"),
+        ({"mesh": 1}, "mesh: expected a str, and 1 is a int"),
+        ({"data_weights": "half"}, "data_weights: expected a float, and 'half' is a str"),
+    ],
+)
+def test_in_python_no_field_takes_what_a_file_could_not_give_it(changes: dict[str, Any], complaint: str) -> None:
+    config = replace(PretrainConfig("rows", "run"), **changes)  # type: ignore[arg-type]
+    for check in (check_types, check_settings):
+        with pytest.raises(UserError, match=f"^PretrainConfig: {re.escape(complaint)}"):
+            check(config)
 
 
 def test_one_folder_of_data_needs_no_list() -> None:

@@ -27,7 +27,7 @@ from electra_jax.finetuning.task import Task
 from electra_jax.finetuning.tasks import make_task
 from electra_jax.finetuning.tuner import RESULT, WEIGHTS, Result, Tuner
 from electra_jax.hub.names import flat
-from electra_jax.presets import read_toml, to_toml
+from electra_jax.presets import check_types, read_toml, to_toml
 from electra_jax.report.progress import table
 from electra_jax.train.check import check_compute
 from electra_jax.train.memory import enough_memory
@@ -79,8 +79,8 @@ def finetune(config: FinetuneConfig, console: Console | None = None) -> Finetune
     anything is written, for settings or data that can't be used; RunError where there is no room.
     """
     console = console or Console(stderr=True, markup=False)
-    check_absent(config.out)
     _check(config)
+    check_absent(config.out)
     model, body, tokenizer = load_start(config.model)
     if config.dropout is not None:
         model = replace(model, hidden_dropout_prob=config.dropout, attention_probs_dropout_prob=config.dropout)
@@ -104,6 +104,7 @@ def finetune(config: FinetuneConfig, console: Console | None = None) -> Finetune
 
 
 def _check(config: FinetuneConfig) -> None:
+    check_types(config)
     check_compute(config.compute)
     for name in POSITIVE:
         value = getattr(config, name)

@@ -17,6 +17,7 @@ from electra_jax.hub.names import TOWERS, Kind
 from electra_jax.hub.source import local_folder
 from electra_jax.hub.weights import check_params
 from electra_jax.model import Embeddings, Tokens
+from electra_jax.presets import check_types
 
 
 class _Pretrained(nnx.Module):
@@ -34,8 +35,10 @@ class _Pretrained(nnx.Module):
     def from_pretrained(cls, name_or_folder: str | Path, compute: ComputeConfig = ComputeConfig()) -> Self:
         """The model in a folder as transformers saves it, or of that name on the Hugging Face hub.
 
-        Raises UserError where there is none, where it is no ELECTRA model, and where it is the other one of a pair.
+        Raises UserError where there is none, where it is no ELECTRA model, where it is the other one of a pair, and
+        where `compute` names a way that there isn't.
         """
+        check_types(compute)
         config, params = read_model(local_folder(name_or_folder), cls.kind)
         return cls.from_params(config, params, compute)
 

@@ -4,6 +4,7 @@ from typing import NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
@@ -36,22 +37,25 @@ class Tokens(NamedTuple):
     ) -> Self:
         """What models of transformers are called with, each [B, L]; by default all tokens are real and of one segment.
 
-        Raises ValueError for `input_ids` of another shape or dtype, or without any, and for ids and types that a model
-        of `config` doesn't have (which inside jax.jit nobody can tell).
+        Raises ValueError for `input_ids` of another shape or dtype, or without any, for the others where their shape is
+        another, and for ids and types that a model of `config` doesn't have (which inside jax.jit nobody can tell).
         """
-        ids = jnp.asarray(input_ids)
+        ids = _array(input_ids)
         if ids.ndim != 2:
             raise ValueError(f"input_ids has shape {ids.shape}, and must be [batch, length]")
         if not (jnp.issubdtype(ids.dtype, jnp.integer) and ids.size):
             raise ValueError(f"input_ids of dtype {ids.dtype} and shape {ids.shape} are no ids of tokens")
-        types = jnp.zeros_like(ids) if token_type_ids is None else jnp.asarray(token_type_ids)
+        types = jnp.zeros(ids.shape, jnp.int32) if token_type_ids is None else _array(token_type_ids)
+        mask = jnp.ones(ids.shape, bool) if attention_mask is None else _array(attention_mask)
+        for name, given in (("attention_mask", mask), ("token_type_ids", types)):
+            if given.shape != ids.shape:
+                raise ValueError(f"{name} has shape {given.shape}, and input_ids {ids.shape}; give it the same")
         if config is not None:
             _check_range("input_ids", ids, f"the vocabulary has {config.vocab_size} entries", config.vocab_size)
             _check_range(
                 "token_type_ids", types, f"the model has {config.type_vocab_size} types", config.type_vocab_size
             )
-        mask = jnp.ones(ids.shape, bool) if attention_mask is None else jnp.asarray(attention_mask, bool)
-        return cls(ids, mask, types)
+        return cls(jnp.asarray(ids), jnp.asarray(mask, bool), jnp.asarray(types))
 
     @property
     def attended(self) -> Bool[Array, "B #L L"]:
@@ -60,7 +64,12 @@ class Tokens(NamedTuple):
         return real if self.examples is None else real & (self.examples[:, :, None] == self.examples[:, None, :])
 
 
-def _check_range(name: str, given: Array, there: str, count: int) -> None:
+def _array(given: ArrayLike) -> Array | np.ndarray:
+    """As it is: JAX's arrays hold no 64 bits, and would make a small id of a large one."""
+    return given if isinstance(given, jax.Array) else np.asarray(given)
+
+
+def _check_range(name: str, given: Array | np.ndarray, there: str, count: int) -> None:
     if not isinstance(given, jax.core.Tracer) and (given.min() < 0 or given.max() >= count):
         raise ValueError(f"{name} from {given.min()} to {given.max()}, and {there}")
 

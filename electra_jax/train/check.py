@@ -13,6 +13,7 @@ from electra_jax.data.manifest import Manifest
 from electra_jax.errors import UserError
 from electra_jax.model.kernels import has_triton
 from electra_jax.objectives.registry import OBJECTIVES, find
+from electra_jax.presets import check_types
 from electra_jax.train.models import LEARNED
 from electra_jax.train.processes import parse_time
 
@@ -68,6 +69,7 @@ def check(config: PretrainConfig, manifests: Sequence[Manifest]) -> None:
 
 def check_settings(config: PretrainConfig) -> None:
     """Raise UserError for settings that no run can have, whatever its data and devices."""
+    check_types(config)
     for name in POSITIVE:
         value = attrgetter(name)(config)
         _require(value > 0, f"{name}: {value} is not above 0")
@@ -139,7 +141,8 @@ def _check_sharing(config: PretrainConfig) -> None:
 
 
 def check_compute(compute: ComputeConfig) -> None:
-    """Raise UserError for a way to compute that these devices don't have."""
+    """Raise UserError for a way to compute that there isn't, or that these devices don't have."""
+    check_types(compute)
     backend, dtype = jax.default_backend(), compute.dtype
     here = f"and bfloat16, and here are {backend} and {dtype}; give auto"
     _require(

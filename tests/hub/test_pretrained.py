@@ -118,6 +118,22 @@ def test_one_row_without_its_batch(discriminator: Discriminator) -> None:
         discriminator(np.zeros(5, int))
 
 
+@pytest.mark.parametrize(("name", "shape"), [("attention_mask", (2, 1)), ("token_type_ids", (5,))])
+def test_a_mask_or_types_of_another_shape(discriminator: Discriminator, name: str, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=rf"{name} has shape .*, and input_ids \(2, 5\); give it the same"):
+        discriminator(np.ones((2, 5), int), **{name: np.ones(shape, int)})
+
+
+def test_an_id_beyond_32_bits(discriminator: Discriminator) -> None:
+    with pytest.raises(ValueError, match="input_ids from 3 to 4294967301, and the vocabulary has 40 entries"):
+        discriminator(np.array([[2**32 + 5, 3]]))
+
+
+def test_a_way_to_compute_that_there_is_not(discriminator_folder: Path) -> None:
+    with pytest.raises(UserError, match="ComputeConfig: dtype: 'float16' is none of"):
+        Discriminator.from_pretrained(discriminator_folder, ComputeConfig(dtype="float16"))  # type: ignore[arg-type]
+
+
 def test_parameters_of_other_settings(discriminator: Discriminator) -> None:
     with pytest.raises(UserError, match=r"the parameters: .* has shape"):
         Discriminator.from_params(CONFIGS["generator"], discriminator.params)
