@@ -35,13 +35,16 @@ def all_tokens_mlm(
     with jax.named_scope("discriminator"):
         hidden = model.hidden(corrupted.tokens, keys.discriminator)
         logits, states = model.discriminator.detect(hidden), model.discriminator.lm_states(hidden)
-        log_softmax, best = log_likelihood(flat(states), flat(tokens.ids), *model.prediction)
-        log_p = with_copies(log_softmax.reshape(logits.shape), logits, ~corrupted.replaced)
+        ids = jnp.stack([flat(tokens.ids), flat(corrupted.tokens.ids)], axis=-1)
+        log_softmax, log_largest = log_likelihood(flat(states), ids, *model.prediction)
+        of_original, of_input = jnp.moveaxis(log_softmax.reshape(*logits.shape, 2), -1, 0)
+        log_p = with_copies(of_original, logits, ~corrupted.replaced)
+        copied = with_copies(of_input, logits, jnp.ones_like(corrupted.replaced))
         nll_sum = -jnp.sum(jnp.where(tokens.mask, log_p, 0))
 
     loss = config.generator_weight * mean(corrupted.predicted.nll_sum, totals.picks)
     loss += mean(nll_sum, totals.tokens)
-    right = jnp.where(logits > 0, best.reshape(logits.shape), ~corrupted.replaced)
+    right = log_p >= jnp.maximum(copied, jax.nn.log_sigmoid(logits) + log_largest.reshape(logits.shape))
     real, correct = (jnp.sum(some, dtype=jnp.float32) for some in (tokens.mask, tokens.mask & right))
     counts = generator_counts(corrupted) | prediction_counts(nll_sum, correct, real)
     counts |= {"tokens": real, "judged": real}

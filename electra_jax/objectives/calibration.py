@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-BINS, LARGEST = 1024, 16.0  # of the histogram of discriminator logits, which spans [-LARGEST, LARGEST]
+BINS, LARGEST = 8192, 16.0  # of the histogram of discriminator logits, which spans [-LARGEST, LARGEST]
 LEVELS = 15  # of probability, equally wide, as Guo et al. (2017), "On Calibration of Modern Neural Networks", take
 
 
@@ -23,7 +23,7 @@ class Reliability(NamedTuple):
 def reliability(histogram: Float[np.ndarray, "2 bins"]) -> Reliability:
     """Read off a histogram of logits by class, original and replaced, which `discriminator_counts` makes.
 
-    A logit counts as its bin's middle, which moves no probability by more than 0.004.
+    A logit counts as its bin's middle, which moves no probability by more than 0.0005.
     """
     histogram = np.asarray(histogram, np.float64)
     bins = histogram.shape[1]

@@ -2,15 +2,15 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from electra_jax.objectives.cloze import in_chunks
 
 
 def log_likelihood(
-    states: Float[Array, "P E"], ids: Int[Array, " P"], table: Float[Array, "V E"], bias: Float[Array, " V"]
-) -> tuple[Float[Array, " P"], Bool[Array, " P"]]:
-    """log softmax(states @ table.T + bias) at `ids` (float32), and whether no entry is likelier.
+    states: Float[Array, "P E"], ids: Int[Array, "P *K"], table: Float[Array, "V E"], bias: Float[Array, " V"]
+) -> tuple[Float[Array, "P *K"], Float[Array, " P"]]:
+    """log softmax(states @ table.T + bias) (float32) at `ids`, one or several of each, and that of the likeliest entry.
 
     The logits of a few hundred positions exist at a time; the backward pass computes them again.
     """
@@ -20,7 +20,8 @@ def log_likelihood(
         states, ids = states_and_ids
         matrix = table.astype(states.dtype)
         logits = jnp.einsum("PE,VE->PV", states, matrix, preferred_element_type=jnp.float32) + bias
-        wanted = jnp.take_along_axis(logits, ids[:, None], axis=1)[:, 0]
-        return (), (wanted - jax.nn.logsumexp(logits, axis=-1), wanted >= logits.max(-1))
+        wanted = jnp.take_along_axis(logits, ids.reshape(len(ids), -1), axis=1)
+        total = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+        return (), ((wanted - total).reshape(ids.shape), logits.max(-1) - total[:, 0])
 
     return in_chunks(some, (states, ids))[1]

@@ -60,6 +60,11 @@ def make_optimizer(config: OptimizerConfig, steps: int, frozen: Collection[str] 
     return optax.chain(*parts)
 
 
+def updates_made(state: optax.OptState) -> Int[Array, ""]:
+    """How many updates the schedule of `make_optimizer` has counted in its `state`: bad steps are none."""
+    return optax.tree.get_all_with_path(state, "count")[-1][1]
+
+
 class Moments(NamedTuple):
     """First and second moment of each gradient."""
 

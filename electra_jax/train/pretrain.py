@@ -30,7 +30,7 @@ from electra_jax.train.clock import Clock
 from electra_jax.train.flops import measure_peak, step_flops
 from electra_jax.train.memory import enough_memory
 from electra_jax.train.models import LEARNED, started_from_one
-from electra_jax.train.optimizer import Params, schedule
+from electra_jax.train.optimizer import Params, schedule, updates_made
 from electra_jax.train.processes import Stop, check_alike, checksum, ending_together, is_first, join, wait_for_all
 from electra_jax.train.run import (
     APART,
@@ -216,7 +216,7 @@ class Trainer:
             progress.advance(done)
             clock.tick(counts)
             if self._due(done, self.config.log_every):
-                record, left = self._train_record(window, done, clock), self.config.steps - done
+                record, left = self._train_record(window, trained, clock), self.config.steps - done
                 log.write("train", done, record)
                 progress.train(done, record, left * clock.seconds_a_step)
                 window = jax.tree.map(jnp.zeros_like, window)
@@ -309,11 +309,12 @@ class Trainer:
         parts = [self.evaluate_batch(params, put_rows(batch, self.mesh), i) for i, batch in enumerate(batches)]
         return jax.tree.map(lambda *counts: np.sum(counts, axis=0), *jax.device_get(parts))
 
-    def _train_record(self, window: Counts, done: int, clock: Clock) -> dict[str, float]:
+    def _train_record(self, window: Counts, trained: State, clock: Clock) -> dict[str, float]:
         """Figures over the good steps since the last record; those of speed leave the first, which compiles, out."""
         counts = jax.device_get(window)
         seconds, good = clock.lap(), counts["steps"] - counts["bad_steps"]
-        record = {"learning_rate": float(self.rate(done - 1)), "bad_steps": float(counts["bad_steps"])}
+        last = max(0, int(updates_made(trained["optimizer"])) - 1)
+        record = {"learning_rate": float(self.rate(last)), "bad_steps": float(counts["bad_steps"])}
         if not good:
             return record
         record = self._summary(counts) | record

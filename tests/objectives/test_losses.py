@@ -123,6 +123,14 @@ def test_samples_are_right_among_those_that_are_drawn() -> None:
     assert summarize(sums, ObjectiveConfig())["samples_correct"] == 0.25
 
 
+def test_logits_that_warm_up_has_hardly_spread_have_their_auc() -> None:
+    rng = np.random.default_rng(5)
+    replaced = rng.random((40, 50)) < 0.15
+    logits = (rng.normal(-1.7, 0.0126, (40, 50)) + 0.012 * replaced).astype(np.float32)
+    exact = roc_auc_score(replaced.ravel(), logits.ravel())
+    assert metrics_of(logits, replaced, np.ones((40, 50), bool))["auc"] == pytest.approx(exact, abs=5e-3)
+
+
 def test_equal_logits_have_an_auc_of_one_half() -> None:
     replaced = np.arange(100).reshape(4, 25) % 3 == 0
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from examples import SPECIAL, rows
 from flax import nnx
-from scipy.special import expit, log_expit, log_softmax
+from scipy.special import expit, log_expit, log_softmax, softmax
 
 from electra_jax.config import ModelConfig, ObjectiveConfig, TowerConfig
 from electra_jax.hub.names import flat
@@ -176,17 +176,20 @@ def test_replace_mlm_predicts_the_picks_from_samples() -> None:
 def test_all_tokens_mlm_predicts_every_token_by_copy_or_softmax() -> None:
     objective, model = replace(MASKED, name="all-tokens-mlm"), nnx.clone(model_of("all-tokens-mlm"))
     made = corrupted_by(model, objective)
-    model.discriminator.head.prediction.bias[...] -= jnp.median(model.discriminate(made.tokens))  # copies half of them
+    gate = model.discriminator.head.prediction  # which copies half of them, and hardly any of the others
+    gate.bias[...] -= jnp.median(model.discriminate(made.tokens))
+    gate.kernel[...], gate.bias[...] = 500 * gate.kernel[...], 500 * gate.bias[...]
     copy = expit(-np.asarray(model.discriminate(made.tokens), np.float64))
-    softmax = np.exp(-nll(predictions(model, made.tokens), TOKENS.ids))
-    p = copy * ~np.asarray(made.replaced) + (1 - copy) * softmax
+    every = (1 - copy)[..., None] * softmax(predictions(model, made.tokens), axis=-1)
+    np.add.at(every, (*np.indices(copy.shape), np.asarray(made.tokens.ids)), copy)
+    p = np.take_along_axis(every, np.asarray(TOKENS.ids)[..., None], axis=-1)[..., 0]
 
     loss, counts = loss_of(objective, model)
 
     np.testing.assert_allclose(loss, generator_loss(model, made) - np.log(p)[REAL].mean(), rtol=1e-5)
     assert counts["predicted_tokens"] == REAL.sum()
-    likeliest = predictions(model, made.tokens).argmax(-1) == TOKENS.ids
-    assert counts["encoder_correct"] == np.where(copy < 0.5, likeliest, ~np.asarray(made.replaced))[REAL].sum()
+    assert 0 < ((copy > 0.5) & REAL).sum() < REAL.sum()
+    assert counts["encoder_correct"] == (every.argmax(-1) == TOKENS.ids)[REAL].sum()
 
 
 def test_the_probabilities_of_all_tokens_mlm_add_up_to_1() -> None:

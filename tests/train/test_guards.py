@@ -23,7 +23,7 @@ from electra_jax.hub.names import flat
 from electra_jax.objectives.masking import SpecialTokens
 from electra_jax.objectives.metrics import summarize
 from electra_jax.presets import to_toml
-from electra_jax.train.optimizer import Params
+from electra_jax.train.optimizer import Params, updates_made
 from electra_jax.train.pretrain import pretrain
 from electra_jax.train.processes import parse_time
 from electra_jax.train.run import restore_params
@@ -62,6 +62,7 @@ def test_a_bad_step_changes_nothing_and_is_counted(value: float, rows: Path) -> 
     last, counts = step(state, batch)
 
     assert (int(last["step"]), int(last["bad_steps"]), float(counts["steps"])) == (3, 2, 0.0)  # it waits to be noticed
+    assert int(updates_made(last["optimizer"])) == 1  # by which the schedule goes on
     for name in ("params", "optimizer", "ema"):
         kept, given = (flat({"root": tree[name]}) for tree in (last, before))
         assert all(np.array_equal(kept[path], given[path], equal_nan=True) for path in given), name
