@@ -1,5 +1,6 @@
 """Lines of text files, with errors that name the file and the line."""
 
+import codecs
 import gzip
 import zlib
 from collections.abc import Iterable, Iterator
@@ -8,6 +9,20 @@ from pathlib import Path
 from electra_jax.errors import UserError
 
 BYTE_ORDER_MARK = "\ufeff"
+
+
+OTHERS: dict[str, tuple[bytes, ...]] = {
+    "is UTF-16; save it as UTF-8": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
+    "is compressed; decompress it, or compress it as .gz": (b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ\0", b"PK\3\4"),
+}
+"""What files that are no UTF-8 begin with; the last are of zstd, bzip2, xz and zip."""
+
+
+def check_beginning(content: bytes, path: Path) -> None:
+    """Raise UserError where the first bytes of `path` are those of another kind of file than text."""
+    for kind, beginnings in OTHERS.items():
+        if content.startswith(beginnings):
+            raise UserError(f"{path}: {kind}")
 
 
 def check_files(paths: Iterable[Path]) -> None:
@@ -37,6 +52,8 @@ def read_lines(path: Path) -> Iterator[str]:
 
 
 def _decode(line: bytes, path: Path, number: int) -> str:
+    if number == 1:
+        check_beginning(line, path)
     if b"\0" in line:
         raise UserError(f"{path}:{number}: holds a NUL byte, so it is a binary file; give UTF-8 text, plain or .gz")
     try:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from electra_jax.data.lines import BYTE_ORDER_MARK
+from electra_jax.data.lines import BYTE_ORDER_MARK, check_beginning
 from electra_jax.errors import UserError, first_line
 
 ROWS_AT_ONCE = 1024
@@ -107,6 +107,8 @@ def _open(path: Path) -> Iterator[io.TextIOBase]:
     """The file as text. Bytes that are not UTF-8 are kept, so that the row and column they are in can be told."""
     how: dict[str, Any] = {"encoding": "utf-8-sig", "errors": "surrogateescape", "newline": ""}
     try:
+        with path.open("rb") as beginning:
+            check_beginning(beginning.read(8), path)
         with gzip.open(path, "rt", **how) if path.suffix.lower() == ".gz" else path.open(**how) as file:
             yield file
     except (OSError, EOFError, zlib.error) as error:
@@ -174,6 +176,9 @@ def _header(fields: list[str], path: Path) -> list[str]:
         raise UserError(f"{path}: the header has column {repeated[0]!r} twice; rename one of them")
     for name in fields:
         _check_text(name, f"{path}: the header")
+    divider = next((one for one in (";", "\t") if one in fields[0]), None)
+    if len(fields) == 1 and divider:
+        raise UserError(f"{path}: the header is divided by {divider!r}; save it with commas, or by tabs as .tsv")
     return fields
 
 

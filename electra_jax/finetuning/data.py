@@ -138,10 +138,15 @@ def _divide(examples: list[Example], config: FinetuneConfig) -> tuple[list[Examp
         groups.setdefault(repr(example.inputs), []).append(example)
     keys = list(groups)
     strata = [str(groups[key][0].target) for key in keys] if config.stratify else None
+    alone = next((label for label in strata or () if (strata or []).count(label) == 1), None)
+    if alone is not None:
+        raise UserError(f"stratify: only one example is {alone!r}, and each side wants one; leave stratify out")
     try:
         sides = train_test_split(keys, test_size=config.eval_fraction, random_state=config.seed, stratify=strata)
-    except ValueError as error:
-        raise UserError(f"eval_fraction: {config.eval_fraction} of {len(keys)} examples: {error}") from None
+    except ValueError:
+        few = "too few for each label" if strata else "none"
+        share = f"{config.eval_fraction} of {len(keys)} examples"
+        raise UserError(f"eval_fraction: {share} leaves one side {few}; give another") from None
     chosen = set(sides[1])
     parts: tuple[list[Example], list[Example]] = ([], [])
     for key in keys:

@@ -30,6 +30,7 @@ from electra_jax.hub.names import flat
 from electra_jax.presets import check_types, read_toml, to_toml
 from electra_jax.report.progress import table
 from electra_jax.train.check import check_compute
+from electra_jax.train.checkpoint import check_place
 from electra_jax.train.memory import enough_memory
 from electra_jax.train.optimizer import Params
 from electra_jax.train.run import CHECKPOINTS, differences
@@ -81,6 +82,7 @@ def finetune(config: FinetuneConfig, console: Console | None = None) -> Finetune
     console = console or Console(stderr=True, markup=False)
     _check(config)
     check_absent(config.out)
+    check_place(config.out)
     model, body, tokenizer = load_start(config.model)
     if config.dropout is not None:
         model = replace(model, hidden_dropout_prob=config.dropout, attention_probs_dropout_prob=config.dropout)

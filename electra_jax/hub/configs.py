@@ -178,6 +178,8 @@ def _tower(config: ElectraConfig) -> TowerConfig:
 
 
 def _read(file: Path) -> dict[str, Any]:
+    if (file.parent / "config.toml").is_file() and not file.is_file():
+        raise UserError(f"{file.parent}: is a pretraining run; give what `electra-jax export` makes of it")
     if not file.is_file():
         raise UserError(f"{file.parent}: holds no {FILE_NAME}; give the folder of a model as transformers saves it")
     try:

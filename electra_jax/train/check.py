@@ -14,6 +14,7 @@ from electra_jax.errors import UserError
 from electra_jax.model.kernels import has_triton
 from electra_jax.objectives.registry import OBJECTIVES, find
 from electra_jax.presets import check_types
+from electra_jax.train.checkpoint import check_place
 from electra_jax.train.models import LEARNED
 from electra_jax.train.processes import parse_time
 
@@ -63,6 +64,7 @@ PADDED = 128
 def check(config: PretrainConfig, manifests: Sequence[Manifest]) -> None:
     """Raise UserError for settings that no run can have, or that don't fit the data (`manifests`, of each folder)."""
     check_settings(config)
+    check_place(config.out)
     check_compute(config.compute)
     _check_data(config, manifests)
 

@@ -103,6 +103,12 @@ class Checkpoints:
             return checkpointer.restore(path, args=ocp.args.PyTreeRestore(**items))[name]
 
 
+def check_place(folder: Path) -> None:
+    """Raise UserError where tensorstore would write a checkpoint's arrays elsewhere than in `folder`."""
+    if "\\" in str(folder.absolute()):
+        raise UserError(f"{folder}: checkpoints can't be written below a name with a backslash; choose another")
+
+
 def _rank(metrics: dict[str, float]) -> tuple[float, float]:
     """Higher is better; of equal scores the earlier."""
     return comparable(metrics["score"]), -metrics["step"]

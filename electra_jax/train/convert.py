@@ -25,7 +25,7 @@ from electra_jax.hub.names import Kind, flat
 from electra_jax.hub.source import local_folder
 from electra_jax.hub.tensorflow import find_checkpoint, find_vocabulary, read_variables, to_pair
 from electra_jax.report.sinks import read_metrics
-from electra_jax.train.checkpoint import Checkpoints
+from electra_jax.train.checkpoint import Checkpoints, check_place
 from electra_jax.train.models import single_models
 from electra_jax.train.optimizer import Params
 from electra_jax.train.run import (
@@ -91,6 +91,7 @@ def import_pretrained(
     """
     out = Path(out)
     check_absent(out)
+    check_place(out)
     checkpoint = find_checkpoint(discriminator)
     if checkpoint is not None:
         if generator is not None:

@@ -1,3 +1,4 @@
+import codecs
 import gzip
 from pathlib import Path
 
@@ -19,7 +20,12 @@ def test_line_ends_marks_and_gzip_leave_no_trace(tmp_path: Path, end: bytes, mar
 
 @pytest.mark.parametrize(
     ("content", "complaint"),
-    [(b"a\nb\0c\n", r"a\.txt:2: holds a NUL byte"), (b"a\nb\n\xff\n", r"a\.txt:3: byte 1 .* not UTF-8")],
+    [
+        (codecs.BOM_UTF16_LE + b"a\0", r"a\.txt: is UTF-16; save it as UTF-8"),
+        (b"\x28\xb5\x2f\xfda", r"a\.txt: is compressed; decompress it, or compress it as \.gz"),
+        (b"a\nb\0c\n", r"a\.txt:2: holds a NUL byte"),
+        (b"a\nb\n\xff\n", r"a\.txt:3: byte 1 .* not UTF-8"),
+    ],
 )
 def test_what_is_no_text_is_named_by_line(tmp_path: Path, content: bytes, complaint: str):
     (tmp_path / "a.txt").write_bytes(content)

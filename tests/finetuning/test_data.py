@@ -158,8 +158,8 @@ def test_every_text_is_as_likely_to_be_held_out(load: Load, tmp_path: Path) -> N
     [
         (100, {"eval_fraction": 1.0}, "eval_fraction: 1.0 is not from 0 to below 1"),
         (100, {"eval_fraction": -0.1}, "eval_fraction: -0.1 is not from 0 to below 1"),
-        (2, {"eval_fraction": 0.9}, "eval_fraction: 0.9 of 2 examples: "),
-        (6, {"eval_fraction": 0.2, "stratify": True}, "eval_fraction: 0.2 of 6 examples: "),
+        (2, {"eval_fraction": 0.9}, "eval_fraction: 0.9 of 2 examples leaves one side none; give another"),
+        (6, {"eval_fraction": 0.2, "stratify": True}, "stratify: only one example is 'good', and each side wants one"),
     ],
 )
 def test_shares_that_leave_a_side_without_examples(

@@ -135,6 +135,13 @@ def test_pair_of_the_default_model() -> None:
     assert pair_config(pair.tower("discriminator"), pair.tower("generator")) == pair
 
 
+def test_a_run_is_no_model_yet(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").touch()
+
+    with pytest.raises(UserError, match="is a pretraining run; give what `electra-jax export` makes of it"):
+        from_hf(tmp_path)
+
+
 def test_what_no_weight_depends_on_is_the_discriminators() -> None:
     generator = replace(CONFIGS["generator"], hidden_dropout_prob=0.3, initializer_range=0.01)
     pair = pair_config(CONFIGS["discriminator"], generator)

@@ -13,7 +13,7 @@ import pytest
 from electra_jax.config import PretrainConfig
 from electra_jax.errors import UserError
 from electra_jax.hub.names import flat
-from electra_jax.train.checkpoint import Checkpoints
+from electra_jax.train.checkpoint import Checkpoints, check_place
 from electra_jax.train.run import restore_params
 
 
@@ -141,3 +141,9 @@ def test_a_score_that_is_no_number_is_the_worst(tmp_path: Path) -> None:
         for step, score in ((10, -3.0), (20, -1.0), (30, -2.0), (40, float("nan")), (50, -4.0), (60, -5.0)):
             checkpoints.save(step, make_state(step), score)
     assert saved_steps(tmp_path) == {"20", "60"}
+
+
+def test_a_backslash_would_send_the_arrays_elsewhere(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"run: checkpoints can't be written below a name with a backslash"):
+        check_place(tmp_path / "a\\b" / "run")
+    check_place(tmp_path / "a" / "run")
