@@ -17,6 +17,7 @@ import numpy as np
 from rich.console import Console
 
 from electra_jax.config import FinetuneConfig
+from electra_jax.data.tokenizer import tokenizer_hash
 from electra_jax.errors import UserError
 from electra_jax.files import LOCK, check_absent, held_folder, room_for, write_text
 from electra_jax.finetuning.card import finetuned_card
@@ -36,7 +37,8 @@ from electra_jax.train.optimizer import Params
 from electra_jax.train.run import CHECKPOINTS, differences
 
 SETTINGS, SCORES, SEEDS, DATA = "finetune.toml", "scores.json", "seeds", "data.json"
-FREE = {"out", "log_every"}
+FREE = {"out", "log_every", "train", "eval", "model"}
+"""What may differ between a run and its resumption: the last three are paths, and what they hold is compared."""
 POSITIVE = (
     "batch_size",
     "seeds",
@@ -89,7 +91,8 @@ def finetune(config: FinetuneConfig, console: Console | None = None) -> Finetune
     data = load_data(config, make_task(config, tokenizer, model))
     data = replace(data, task=_with_metric(data.task))
     tuner = Tuner(config, model, body, data, console)
-    begun_with = {"train": data.train.fingerprint, "eval": data.eval.fingerprint, "model": _digest(body)}
+    begun_with = {"train": data.train.fingerprint, "eval": data.eval.fingerprint}
+    begun_with |= {"model": _digest(body), "tokenizer": tokenizer_hash(tokenizer)}
     smaller = "give a smaller batch_size or length"
     with _open_work(config, begun_with) as work, room_for(config.out), enough_memory(config.out, smaller):
         console.print(tuner.startup_table())
@@ -156,9 +159,15 @@ def _begin(work: Path, config: FinetuneConfig, begun_with: dict[str, str]) -> No
     for path, old, new in differences(read_toml(FinetuneConfig, work / SETTINGS), config, FREE):
         raise UserError(f"{work}: this run has {path} = {old!r}, not {new!r}; give {old!r}, or delete the folder")
     before = json.loads((work / DATA).read_text(encoding="utf-8"))
-    for name, what in (("train", "examples"), ("eval", "examples"), ("model", "weights")):
+    said = {
+        "train": "other examples",
+        "eval": "other examples",
+        "model": "other weights",
+        "tokenizer": "another tokenizer",
+    }
+    for name, what in said.items():
         if before.get(name) != begun_with[name]:
-            raise UserError(f"{work}: this run began with other {what}; delete the folder, or name another")
+            raise UserError(f"{work}: this run began with {what}; delete the folder, or name another")
 
 
 def _publish(config: FinetuneConfig, tuner: Tuner, outcome: FinetuneResult, work: Path) -> None:

@@ -201,7 +201,7 @@ def test_a_run_that_began_otherwise_is_left_alone(stopped: FinetuneConfig, tmp_p
     assert micro.files(tmp_path) == before
 
 
-def test_a_run_that_began_with_other_weights_is_left_alone(
+def test_a_run_goes_on_with_files_that_were_moved_but_with_no_other_weights(
     learning: FinetuneConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = tmp_path / "model"
@@ -210,6 +210,8 @@ def test_a_run_that_began_with_other_weights_is_left_alone(
     monkeypatch.setattr(Tuner, "run", interrupt)
     with pytest.raises(KeyboardInterrupt):
         finetune(config)
+    with pytest.raises(KeyboardInterrupt):  # it trains
+        finetune(replace(config, model=str(shutil.copytree(model, tmp_path / "moved"))))
     weights = safetensors.numpy.load_file(model / "model.safetensors")
     safetensors.numpy.save_file({name: 2 * leaf for name, leaf in weights.items()}, model / "model.safetensors")
     with pytest.raises(UserError, match=r"out.partial: this run began with other weights; delete the folder"):
