@@ -139,16 +139,27 @@ def _read_csv(path: Path, delimiter: str) -> Iterator[Record]:
             raise UserError(f"{path}: row {number + 1} (line {reader.line_num}): {error}; correct the row") from None
 
 
-def _lines_of_fields(file: io.TextIOBase) -> Any:
-    return csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+def _lines_of_fields(lines: Iterable[str]) -> Any:
+    return csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
 
 
 def _has_lines_alike(path: Path) -> bool:
-    """Whether each line has as many fields, two or more: a TSV as GLUE's, where a quote is a character."""
+    """Whether each line has as many fields, two or more, and the same end: in a TSV as GLUE's a quote is a character.
+
+    Where rows end in CR LF and some lines in LF, those are within a field.
+    """
     with _open(path) as file:
-        counts = (len(fields) for fields in _lines_of_fields(file) if fields)
+        ends: set[bool] = set()
+
+        def lines() -> Iterator[str]:
+            for line in file:
+                if line.endswith("\n"):  # the last one may have no end
+                    ends.add(line.endswith("\r\n"))
+                yield line
+
+        counts = (len(fields) for fields in _lines_of_fields(lines()) if fields)
         columns = next(counts, 0)
-        return columns > 1 and all(count == columns for count in counts)
+        return columns > 1 and all(count == columns for count in counts) and len(ends) < 2
 
 
 def _unquoted(text: str) -> str:

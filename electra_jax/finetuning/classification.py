@@ -17,8 +17,8 @@ from electra_jax.finetuning.task import Prediction, Scores, Task
 from electra_jax.hub.configs import TaskHead
 
 SEPARATOR = ","
-BITS = {"0", "1", "0.0", "1.0", "True", "False"}
-"""What tells whether a row has a label."""
+BITS = {"0", "1", "0.0", "1.0", "true", "false"}
+"""What tells whether a row has a label, in any case: Excel writes TRUE."""
 THRESHOLD = 0.5
 """Probability above which an example of a multi-label task has a label."""
 
@@ -70,7 +70,7 @@ class Classification(SequenceTask):
             return self.with_settings(labels=self.settings.label)
         found = {label for example in examples for label in self._labels(example)}
         counts = {len(self._labels(example)) for example in examples}
-        if found and found <= BITS and len(counts) == 1 and counts != {1}:
+        if found and {label.lower() for label in found} <= BITS and len(counts) == 1 and counts != {1}:
             raise UserError(
                 f"{source}: column {self.settings.label[0]!r} holds a 0 or 1 for each label; give lists of the labels' "
                 f"names, or a column for each label"
@@ -152,6 +152,6 @@ class Classification(SequenceTask):
 
 def _has_label(record: Record, column: str) -> bool:
     value = text_of(record, column).strip()
-    if value not in BITS:
+    if value.lower() not in BITS:
         raise UserError(f"{record.where}, column {column!r} is {value!r}; a column for a label holds 0 or 1")
-    return value in ("1", "1.0", "True")
+    return value.lower() in ("1", "1.0", "true")

@@ -74,6 +74,12 @@ def test_quotes_of_tsv_are_characters_where_each_line_is_a_row(
     assert all(list(record.values) == ["label", "text"] for record in read_file(tmp_path / "a.tsv"))
 
 
+def test_a_line_that_ends_otherwise_than_rows_is_within_a_field(tmp_path: Path) -> None:
+    with (tmp_path / "a.tsv").open("w", newline="") as file:  # whose rows end in CR LF
+        csv.writer(file, delimiter="\t").writerows([("label", "text"), ("good", "room\nfood\tpoor"), ("bad", "noise")])
+    assert [record.get("text") for record in read_file(tmp_path / "a.tsv")] == ["room\nfood\tpoor", "noise"]
+
+
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl", "a.json", "a.csv.gz", "a.json.gz"])
 def test_a_byte_order_mark_is_no_text(tmp_path: Path, name: str, mark: str) -> None:

@@ -230,7 +230,7 @@ def test_several_labels_are_a_list_or_divided_by_commas(
 def test_a_column_of_zeros_and_ones_for_each_label(words: PreTrainedTokenizerFast):
     task = make(words, multi_label=True, label=("red", "blue", "loud"))
     rows = [{"red": "1", "blue": " 0 ", "loud": "1.0"}, {"red": 0, "blue": 1, "loud": 0.0}]
-    rows.append({"red": True, "blue": False, "loud": "0"})
+    rows.append({"red": True, "blue": "FALSE", "loud": "0"})
     examples = read(task, *({"text": "a fox"} | row for row in rows))
     assert [example.target for example in examples] == [["red", "loud"], ["blue"], ["red"]]
     task = task.fitted(examples, "a.csv")
