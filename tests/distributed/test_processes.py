@@ -147,7 +147,7 @@ import resource, signal, sys
 from electra_jax.cli import main
 
 def fill(*_):
-    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (70_000, resource.RLIM_INFINITY))  # a histogram's file is smaller
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write then fails, as on a disk that is full
 signal.signal(signal.SIGUSR1, fill)
@@ -218,7 +218,8 @@ def test_processes_that_start_from_unlike_weights(rows: Path, finished: Pretrain
 
 def test_processes_of_unlike_numbers_of_devices(rows: Path, tmp_path: Path) -> None:
     arguments = command(endless(rows, tmp_path), tmp_path, "--distributed.cluster")
-    processes = [start(arguments, 1 + 2 * process, **slurm(process)) for process in (0, 1)]
+    job = {"SLURM_JOB_ID": "1235"}  # of which JAX makes the port: another's test may run beside this one
+    processes = [start(arguments, 1 + 2 * process, **(slurm(process) | job)) for process in (0, 1)]
     for process in processes:
         written = process.communicate(timeout=200)[1]
         assert process.returncode == 2
