@@ -9,6 +9,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+import numpy as np
 from tyro.conf import Positional
 
 
@@ -31,7 +32,7 @@ def _as_declared(hint: Any, value: Any) -> Any:
         return Path(value)
     if kinds == [str] and isinstance(value, Path):
         return str(value)
-    if hasattr(value, "tolist"):  # of NumPy, a number or an array
+    if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
     if get_origin(kinds[0]) is tuple:
         several = value if isinstance(value, list | tuple) else [value]

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from electra_jax.objectives.calibration import LEVELS, calibration_error, reliability
+from electra_jax.objectives.calibration import BINS, LARGEST, LEVELS, calibration_error, reliability
 from electra_jax.objectives.metrics import discriminator_counts
 
 
@@ -24,7 +24,8 @@ def tokens(bias: float = 0.0, factor: float = 1.0) -> tuple[np.ndarray, np.ndarr
 @pytest.mark.parametrize(("bias", "factor"), [(0.0, 1.0), (1.5, 1.0), (0.0, 0.3)])
 def test_reliability_is_that_of_the_tokens(bias: float, factor: float) -> None:
     logits, replaced = tokens(bias, factor)
-    logits = (np.floor(logits * 32) + 0.5) / 32  # the middles of the histogram's bins: nothing is lost
+    width = 2 * LARGEST / BINS
+    logits = (np.floor(logits / width) + 0.5) * width  # the middles of the histogram's bins: nothing is lost
     found = reliability(histogram(logits, replaced))
 
     probability = 1 / (1 + np.exp(-logits.astype(np.float64)))
@@ -52,7 +53,7 @@ def test_certainty_that_is_always_wrong_is_an_error_of_one() -> None:
 
 
 def test_nothing_has_no_error() -> None:
-    found = reliability(np.zeros((2, 1024)))
-    assert calibration_error(np.zeros((2, 1024))) == 0
+    found = reliability(np.zeros((2, BINS)))
+    assert calibration_error(np.zeros((2, BINS))) == 0
     assert not found.tokens.any()
     assert ((found.predicted > 0) & (found.predicted < 1)).all()

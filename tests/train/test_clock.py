@@ -5,10 +5,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
 
+from electra_jax.config import OptimizerConfig
 from electra_jax.train import clock, flops
 from electra_jax.train.clock import Clock
+from electra_jax.train.optimizer import make_optimizer
 from electra_jax.train.pretrain import Trainer
 
 
@@ -35,9 +38,13 @@ def test_the_peak_is_that_of_the_quickest_product_on_all_devices(monkeypatch: py
 
 
 def test_speed_is_of_a_good_steps_tokens_and_operations() -> None:
-    trainer: Any = SimpleNamespace(rate=lambda step: 0.0, flops=6e9, peak=2e12, _summary=lambda counts: {})
+    rates = {0: 0.1, 1: 0.2, 2: 0.3}
+    trainer: Any = SimpleNamespace(rate=rates.__getitem__, flops=6e9, peak=2e12, _summary=lambda counts: {})
     window = {"steps": jnp.float32(4), "bad_steps": jnp.float32(1), "tokens": jnp.float32(300)}
     lap: Any = SimpleNamespace(lap=lambda: 0.5)
-    record = Trainer._train_record(trainer, window, 10, lap)
+    optimizer = make_optimizer(OptimizerConfig(), 10)
+    state = optax.tree.set(optimizer.init({"weight": jnp.zeros(2)}), count=jnp.int32(3))
+    record = Trainer._train_record(trainer, window, {"optimizer": state}, lap)
     assert record["tokens_per_second"] == pytest.approx(300 / 3 / 0.5)
     assert record["peak_share"] == pytest.approx(6e9 / 0.5 / 2e12)
+    assert record["learning_rate"] == 0.3  # of the last of three updates
