@@ -92,6 +92,14 @@ def read_file(path: Path, column: str | None = None) -> Iterator[Record]:
     return _read_jsonl(path) if kind == ".jsonl" or has_lines_of_json(path) else _read_json(path)
 
 
+def is_marked(path: Path) -> bool:
+    """Whether it is a CSV or TSV file that begins with a byte order mark, as those that Excel saves as UTF-8 do."""
+    if format_of(path) not in (".csv", ".tsv") or not path.is_file():
+        return False
+    with _open(path, encoding="utf-8") as file:
+        return file.read(1) == BYTE_ORDER_MARK
+
+
 def require_rows(records: Iterable[Record], source: str) -> Iterator[Record]:
     """The same records; raises UserError where there is none."""
     empty = True
@@ -103,9 +111,9 @@ def require_rows(records: Iterable[Record], source: str) -> Iterator[Record]:
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[io.TextIOBase]:
+def _open(path: Path, encoding: str = "utf-8-sig") -> Iterator[io.TextIOBase]:
     """The file as text. Bytes that are not UTF-8 are kept, so that the row and column they are in can be told."""
-    how: dict[str, Any] = {"encoding": "utf-8-sig", "errors": "surrogateescape", "newline": ""}
+    how: dict[str, Any] = {"encoding": encoding, "errors": "surrogateescape", "newline": ""}
     try:
         with path.open("rb") as beginning:
             check_beginning(beginning.read(8), path)

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from electra_jax.data.lines import BYTE_ORDER_MARK
 from electra_jax.data.records import format_of
 from electra_jax.errors import UserError, first_line
 from electra_jax.files import can_be_made, room_for, umask
@@ -20,18 +21,18 @@ from electra_jax.files import can_be_made, room_for, umask
 Write = Callable[[list[dict[str, Any]]], None]
 """Appends some rows."""
 FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
-BYTE_ORDER_MARK = "\ufeff"
 MOST_HELD = 2**16
 """Rows that Parquet waits with for a value in each column, which tells its type."""
 
 
 @contextmanager
-def row_writer(path: Path) -> Iterator[Write]:
+def row_writer(path: Path, marked: bool = False) -> Iterator[Write]:
     """A function that appends rows, of the same columns each, to a CSV, TSV, JSONL or Parquet file (or .gz of text).
 
-    The file is written beside `path`, and renamed when the block ends without an exception; else nothing is left.
-    A link goes on pointing where it does. Raises UserError where the kind is another, the file can't be made, or rows
-    make no table (JSONL takes any), and RunError where there is no room.
+    CSV and TSV begin with a byte order mark, by which Excel knows UTF-8, where they are to be `marked`. The file is
+    written beside `path`, and renamed when the block ends without an exception; else nothing is left. A link goes on
+    pointing where it does. Raises UserError where the kind is another, the file can't be made, or rows make no table
+    (JSONL takes any), and RunError where there is no room.
     """
     kind = format_of(path)
     if kind not in FORMATS:
@@ -45,7 +46,7 @@ def row_writer(path: Path) -> Iterator[Write]:
     scratch = Path(name)
     try:
         with room_for(path), ExitStack() as stack:
-            write = _WRITERS[kind](stack, scratch, path.suffix.lower() == ".gz")
+            write = _WRITERS[kind](stack, scratch, path.suffix.lower() == ".gz", marked)
             yield write if kind == ".jsonl" else _as_table(write, path)
         scratch.chmod(0o666 & ~umask())  # mkstemp makes it private
         os.replace(scratch, target)
@@ -91,7 +92,7 @@ class _Lines:
         self.file.write(line.removesuffix("\r\n") + "\n")
 
 
-def _csv_writer(stack: ExitStack, path: Path, compressed: bool, delimiter: str = ",") -> Write:
+def _csv_writer(stack: ExitStack, path: Path, compressed: bool, marked: bool, delimiter: str = ",") -> Write:
     file = _open_text(stack, path, compressed)
     writer = csv.writer(_Lines(file), delimiter=delimiter, lineterminator="\r\n")
     header: list[str] = []
@@ -100,7 +101,7 @@ def _csv_writer(stack: ExitStack, path: Path, compressed: bool, delimiter: str =
         for row in rows:
             if not header:
                 header.extend(row)
-                if next(iter(header), "").startswith(BYTE_ORDER_MARK):
+                if marked or next(iter(header), "").startswith(BYTE_ORDER_MARK):
                     file.write(BYTE_ORDER_MARK)  # readers take the file's first, and leave the name's
                 writer.writerow(header)
             writer.writerow([_cell(row[column]) for column in header])
@@ -108,11 +109,11 @@ def _csv_writer(stack: ExitStack, path: Path, compressed: bool, delimiter: str =
     return write
 
 
-def _tsv_writer(stack: ExitStack, path: Path, compressed: bool) -> Write:
-    return _csv_writer(stack, path, compressed, "\t")
+def _tsv_writer(stack: ExitStack, path: Path, compressed: bool, marked: bool) -> Write:
+    return _csv_writer(stack, path, compressed, marked, "\t")
 
 
-def _jsonl_writer(stack: ExitStack, path: Path, compressed: bool) -> Write:
+def _jsonl_writer(stack: ExitStack, path: Path, compressed: bool, marked: bool) -> Write:
     file = _open_text(stack, path, compressed)
 
     def write(rows: list[dict[str, Any]]) -> None:
@@ -121,7 +122,7 @@ def _jsonl_writer(stack: ExitStack, path: Path, compressed: bool) -> Write:
     return write
 
 
-def _parquet_writer(stack: ExitStack, path: Path, compressed: bool) -> Write:
+def _parquet_writer(stack: ExitStack, path: Path, compressed: bool, marked: bool) -> Write:
     opened: list[pq.ParquetWriter] = []
     held: list[dict[str, Any]] = []  # until every column's type is known
 

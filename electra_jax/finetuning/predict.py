@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from electra_jax.config import ComputeConfig
+from electra_jax.data.records import is_marked
 from electra_jax.data.writers import row_writer
 from electra_jax.errors import UserError
 from electra_jax.finetuning.data import read_records
@@ -40,17 +41,17 @@ def predict(
 
     `source` is a file of any format that training reads, a folder saved by `datasets` (`split` of it, if it has
     several) or a hub dataset's name (`split` of it, and the configuration `subset`); `out` is CSV, TSV, JSONL or
-    Parquet by its suffix. The columns are "predicted" and, by the task, "probability" and one "probability_LABEL"
-    each. `null_threshold` is how far "no answer" may score above a question's best answer, in place of what the model
-    was fine-tuned with. Few rows are in memory at a time. Raises UserError, and leaves nothing, for a row that can't be
-    read.
+    Parquet by its suffix, a table with a byte order mark if `source` is one that has it. The columns are "predicted"
+    and, by the task, "probability" and one "probability_LABEL" each. `null_threshold` is how far "no answer" may score
+    above a question's best answer, in place of what the model was fine-tuned with. Few rows are in memory at a time.
+    Raises UserError, and leaves nothing, for a row that can't be read.
     """
     fine_tuned = load_fine_tuned(model, compute, null_threshold)
     skipped: list[str] = []
     records = read_records(str(source), split, subset)
     examples = read_examples(fine_tuned.task, records, empty, labelled=False, skipped=skipped)
     count = 0
-    with row_writer(Path(out)) as write:
+    with row_writer(Path(out), marked=is_marked(Path(source))) as write:
         for some in chunks(examples):
             predictions = fine_tuned.predict_examples(some)
             write([_row(example, prediction) for example, prediction in zip(some, predictions, strict=True)])

@@ -80,6 +80,20 @@ def test_rows_are_written_with_what_is_predicted(learnt: FinetuneConfig, tmp_pat
         assert float(record.values["probability_good"]) == pytest.approx(answer["probability_good"])
 
 
+@pytest.mark.parametrize(
+    ("source", "out", "marked"), [("csv", "csv", True), ("tsv", "csv", True), ("csv", "jsonl", False)]
+)
+def test_a_table_that_excel_knows_for_utf_8_is_written_as_one(
+    learnt: FinetuneConfig, tmp_path: Path, source: str, out: str, marked: bool
+) -> None:
+    for mark in ("", "\ufeff"):
+        (tmp_path / f"in.{source}").write_text(f"{mark}text\n一只狐狸\n")
+        predict(learnt.out, tmp_path / f"in.{source}", tmp_path / f"out.{out}")
+        assert (tmp_path / f"out.{out}").read_text().startswith("\ufeff") == (marked and bool(mark))
+        (record,) = read_file(tmp_path / f"out.{out}")
+        assert record.values["text"] == "一只狐狸"
+
+
 def test_a_split_is_read_by_its_name(learnt: FinetuneConfig, examples: Path, tmp_path: Path) -> None:
     rows = Dataset.from_csv(str(examples))
     splits = {"train": rows.select(range(5)), "validation": rows.select(range(10)), "test": rows.select(range(20))}
