@@ -30,6 +30,10 @@ REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELO
 UNREAD = 141  # what a shell gives for SIGPIPE
 
 
+PRETRAINING = """A pretraining run. --config names a TOML file, or a preset (tiny, small, base, large, ...: README); its
+settings are the defaults that are shown, and those of small without it."""
+
+
 @dataclass(frozen=True)
 class PlanArguments:
     """What a run would take, from the compiled step; nothing is trained."""
@@ -48,12 +52,12 @@ class PlanArguments:
 
 @dataclass(frozen=True)
 class ExportArguments:
-    """A run to two folders that transformers loads."""
+    """A run to folders that transformers loads: of discriminator, encoder and generator, what its objective has."""
 
     run: tyro.conf.Positional[Path]
     """Folder of a run, or of imported weights."""
     out: Path
-    """Folder for discriminator/ and generator/."""
+    """Folder to make, for discriminator/ and generator/, or encoder/."""
     step: int | None = None
     """Checkpoint to export; the newest unless named."""
 
@@ -131,6 +135,7 @@ class DetectArguments:
     """A text's tokens, coloured by how likely each was replaced."""
 
     text: tyro.conf.Positional[tuple[str, ...]]
+    """One text or several, each quoted."""
     model: str
     """Folder of a discriminator, or its name on the hub."""
     html: Path | None = None
@@ -142,6 +147,7 @@ class ScoreArguments:
     """Pseudo-log-likelihoods of texts, by a model that objective electric pretrained."""
 
     text: tyro.conf.Positional[tuple[str, ...]]
+    """One text or several, each quoted."""
     model: str
     """Folder of a discriminator of objective electric, or its name on the hub."""
     tokens: bool = False
@@ -154,7 +160,7 @@ def vocab(arguments: Sequence[str], console: Console) -> None:
 
     config = tyro.cli(VocabConfig, args=arguments, prog="electra-jax vocab")
     result = train_vocabulary(config)
-    console.print(f"{result.folder}: {result.size:,} entries", soft_wrap=True)
+    console.print(f"{result.folder}: {result.size:,} entries (--model.vocab-size {result.size})", soft_wrap=True)
     if result.stripped > 0.01:
         console.print(
             f"{result.stripped:.0%} of the text's characters are taken off or apart as if they were accents; "
@@ -183,8 +189,8 @@ def pretrain(arguments: Sequence[str], console: Console) -> None:
     preset, arguments = _take(arguments, "--config")
     required = {"data": tyro.MISSING, "out": tyro.MISSING}
     default = PretrainConfig(**(required | (read_fields(preset) if preset else {})))
-    prog = "electra-jax pretrain --config PRESET"
-    config = tyro.cli(PretrainConfig, default=default, args=arguments, prog=prog)
+    prog = "electra-jax pretrain [--config PRESET]"
+    config = tyro.cli(PretrainConfig, default=default, args=arguments, prog=prog, description=PRETRAINING)
 
     from electra_jax.train.memory import keep_memory
     from electra_jax.train.pretrain import pretrain
@@ -218,7 +224,7 @@ def plan(arguments: Sequence[str], console: Console) -> None:
 
 
 def export(arguments: Sequence[str], console: Console) -> None:
-    """Write a run's discriminator and generator as Hugging Face folders."""
+    """Write a run's models, such as discriminator and generator, as Hugging Face folders."""
     from electra_jax.train.convert import export
 
     given = tyro.cli(ExportArguments, args=arguments, prog="electra-jax export")

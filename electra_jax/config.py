@@ -10,6 +10,7 @@ from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
+from tyro import MISSING
 from tyro.conf import Positional
 
 
@@ -25,8 +26,8 @@ class _Settings:
 
 
 def _as_declared(hint: Any, value: Any) -> Any:
-    if value is None:
-        return None
+    if value is None or value is MISSING:
+        return value
     kinds = [kind for kind in get_args(hint) if kind is not NoneType] if NoneType in get_args(hint) else [hint]
     if kinds == [Path] and isinstance(value, str):
         return Path(value)
@@ -297,7 +298,7 @@ class VocabConfig(_Settings):
     field: str = "text"
     """Column that holds the text, where the file has columns."""
     size: int = 30522
-    """Entries of the vocabulary, special tokens included."""
+    """Most entries of the vocabulary, special tokens included; a small corpus has fewer pieces."""
     min_frequency: int = 2
     """Fewest occurrences of a pair that is merged."""
     limit_alphabet: int | None = None
@@ -376,6 +377,10 @@ class FinetuneConfig(_Settings):
     """A kind of task, or a GLUE task by name, which presets columns, metric and epochs."""
     eval: str | None = None
     """Examples to evaluate on, as `train`. Without it, `eval_fraction` of the training examples."""
+    train_split: str = "train"
+    """Split of `train`, where that is a folder of several or a hub dataset."""
+    eval_split: str | None = None
+    """Split of `eval`, or, without one, of `train`; validation, or a GLUE task's, unless set."""
     eval_fraction: float = 0.1
     """Share of the training examples kept for evaluation, repetitions of a text all on one side. 0: none."""
     stratify: bool = False
@@ -395,10 +400,12 @@ class FinetuneConfig(_Settings):
     empty: Literal["error", "skip"] = "error"
     """What to do about rows whose text or label is empty: stop, or leave them out and say which."""
     length: int | None = None
-    """Most tokens that the model reads at once."""
+    """Most tokens that the model reads at once; 128, question-answering 512, unless set. Of a longer text the beginning
+    is read; a question's context, and tagging's words, are read in windows."""
     stride: int = 128
     """question-answering: tokens that neighbouring windows of a long context share, at most half of them."""
     epochs: float | None = None
+    """Passes over the training examples; 3, or the task's, unless set."""
     batch_size: int = 32
     """Examples in a step, over all devices."""
     learning_rate: float = 1e-4

@@ -103,6 +103,22 @@ def test_a_path_that_the_system_refuses(fail: Failing, tokenizer: Path, tmp_path
     assert fail(command, *given).endswith(f"{long}: File name too long")
 
 
+@pytest.mark.parametrize(
+    ("options", "missing"),
+    [([], ["--data", "--out"]), (["--out", "run"], ["--data"]), (["--config", "tiny", "--out", "run"], ["--data"])],
+)
+def test_what_a_run_cannot_do_without(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, options: list, missing: list
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["pretrain", *options])
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    assert [name for name in ("--data", "--out") if f"{name} " in told] == missing
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_tokenizer_that_is_not_there(fail: Failing, text: Path, tmp_path: Path) -> None:
     line = fail("prepare", text, "--tokenizer", tmp_path / "none", "--out", tmp_path / "out")
     assert line.startswith(f"{tmp_path / 'none'}: no such folder")

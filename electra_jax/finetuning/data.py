@@ -104,9 +104,11 @@ def _sources(config: FinetuneConfig) -> tuple[str, str, str | None, str]:
         )
     if not 0 <= config.eval_fraction < 1:
         raise UserError(f"eval_fraction: {config.eval_fraction} is not from 0 to below 1")
-    if config.eval is None and glue and _has_splits(source):
-        return source, "train", source, glue.eval_split
-    return source, "train", config.eval, glue.eval_split if glue else "validation"
+    if config.eval_split and config.eval is None and not _has_splits(source):
+        raise UserError(f"eval_split: {source} has no splits; name other examples by eval, or leave it out")
+    eval_split = config.eval_split or (glue.eval_split if glue else "validation")
+    divided = (glue or config.eval_split) and _has_splits(source)
+    return source, config.train_split, source if config.eval is None and divided else config.eval, eval_split
 
 
 def _has_splits(source: str) -> bool:

@@ -381,6 +381,20 @@ def test_the_hidden_labels_of_a_test_split_are_empty(load: Load, tmp_path: Path)
         load(tmp_path / "glue", task="mrpc", eval=str(tmp_path / "test"), empty="skip")
 
 
+def test_splits_are_those_named(load: Load, tmp_path: Path) -> None:
+    splits = {"train": glue(0, 1), "dev": glue(1, 0, start=50), "test": glue(0, 1, start=90)}
+    DatasetDict(splits).save_to_disk(tmp_path / "saved")
+    table = {"text": ("sentence1",), "train_split": "dev"}
+    data = load(tmp_path / "saved", eval_split="test", **table)
+    assert [example.inputs for example in data.train.examples] == [("fox 50",), ("fox 51",)]
+    assert [example.inputs for example in data.eval.examples] == [("fox 90",), ("fox 91",)]
+    assert not load(tmp_path / "saved", eval_fraction=0.0, **table).eval.examples
+    data = load(tmp_path / "saved", task="mrpc", eval_split="dev")
+    assert [example.inputs[0] for example in data.eval.examples] == ["fox 50", "fox 51"]
+    with pytest.raises(UserError, match=r"train.csv has no splits; name other examples by eval"):
+        load(write(tmp_path / "train.csv", [("fox", 1)]), eval_split="dev")
+
+
 def test_a_folder_without_the_validation_is_told(load: Load, tmp_path: Path) -> None:
     DatasetDict(train=glue(0, 1), test=glue(-1)).save_to_disk(tmp_path / "glue")
     with pytest.raises(UserError, match=r"glue: has no split 'validation'; there are: train, test"):
