@@ -19,6 +19,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -160,7 +161,7 @@ def read_parts(file: Path) -> dict[str, Results]:
 
 def machine() -> Results:
     """What the figures depend on, and no more."""
-    packages = ("jax", "jaxlib", "torch", "transformers")
+    packages = [name for name in ("jax", "jaxlib", "torch", "transformers") if find_spec(name)]
     return {"processor": processor(), "cores": os.cpu_count(), "versions": {name: version(name) for name in packages}}
 
 
