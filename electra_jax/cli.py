@@ -104,8 +104,12 @@ class PredictArguments:
     """Split of a folder that has several, or of a hub dataset."""
     subset: str | None = None
     """Configuration of a hub dataset."""
+    text: tuple[str, ...] | None = None
+    """Columns that the model reads; those of its training, unless set."""
     null_threshold: float | None = None
     """question-answering: how far "no answer" may score above the best answer; the model's own, unless set."""
+    max_answer_length: int | None = None
+    """question-answering: most tokens of an answer; the model's own, unless set."""
     compute: ComputeConfig = ComputeConfig()
 
 
@@ -125,8 +129,14 @@ class EvaluateArguments:
     """Split of a folder that has several, or of a hub dataset."""
     subset: str | None = None
     """Configuration of a hub dataset."""
+    text: tuple[str, ...] | None = None
+    """Columns that the model reads; those of its training, unless set."""
+    label: tuple[str, ...] | None = None
+    """Column of the labels, likewise."""
     null_threshold: float | None = None
     """question-answering: how far "no answer" may score above the best answer; the model's own, unless set."""
+    max_answer_length: int | None = None
+    """question-answering: most tokens of an answer; the model's own, unless set."""
     compute: ComputeConfig = ComputeConfig()
 
 
@@ -274,8 +284,9 @@ def predict(arguments: Sequence[str], console: Console) -> None:
     from electra_jax.finetuning.predict import predict
 
     _keep_compiled()
-    reading = given.empty, given.compute, given.split, given.subset, given.null_threshold
-    result = predict(given.model, given.source, given.out, *reading)
+    reading = given.empty, given.compute, given.split, given.subset
+    settings = given.null_threshold, given.max_answer_length, given.text
+    result = predict(given.model, given.source, given.out, *reading, *settings)
     _print_skipped(console, result.skipped)
     console.print(f"{given.out}: {result.rows:,} rows", soft_wrap=True)
 
@@ -288,8 +299,9 @@ def evaluate(arguments: Sequence[str], console: Console) -> None:
     from electra_jax.report.progress import table
 
     _keep_compiled()
-    reading = given.empty, given.compute, given.split, given.subset, given.null_threshold
-    found = evaluate(given.model, given.data, given.out, *reading)
+    reading = given.empty, given.compute, given.split, given.subset
+    settings = given.null_threshold, given.max_answer_length, given.text, given.label
+    found = evaluate(given.model, given.data, given.out, *reading, *settings)
     _print_skipped(console, found.skipped)
     scores = {name: f"{value:.4f}" for name, value in found.scores.items()}
     console.print(table(f"{given.data}: {found.examples:,} examples", scores))

@@ -404,6 +404,8 @@ class FinetuneConfig(_Settings):
     is read; a question's context, and tagging's words, are read in windows."""
     stride: int = 128
     """question-answering: tokens that neighbouring windows of a long context share, at most half of them."""
+    max_answer_length: int = 30
+    """question-answering: most tokens of an answer that is given; a Chinese character is a token."""
     epochs: float | None = None
     """Passes over the training examples; 3, or the task's, unless set."""
     batch_size: int = 32

@@ -3,6 +3,7 @@
 import codecs
 import hashlib
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from electra_jax.errors import UserError, first_line
 
 SPECIAL_NAMES = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
 SIDES = ("padding_side", "truncation_side")
+SETTINGS = "tokenizer_config.json"
+"""What a folder says of its tokenizer beside the vocabulary."""
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 """A repository of the hub: owner/name. Names without an owner hold no ELECTRA, and would be mistyped folders."""
 LONGEST = 10**6
@@ -79,11 +82,16 @@ def vocabulary(tokenizer: PreTrainedTokenizerFast) -> list[str]:
     return sorted(ids, key=lambda token: ids[token])
 
 
-def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write tokenizer.json, tokenizer_config.json and vocab.txt (one token a line) into the existing `folder`."""
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path, positions: int | None = None) -> None:
+    """Write tokenizer.json, tokenizer_config.json and vocab.txt (one token a line) into the existing `folder`.
+
+    `positions` are those of the model that goes with it, which transformers then cuts texts at, if it is told to.
+    """
     state = _backend_state(tokenizer)
     _write_json(folder / "tokenizer.json", state)
-    _write_json(folder / "tokenizer_config.json", _tokenizer_config(tokenizer, state))
+    _write_json(folder / SETTINGS, _tokenizer_config(tokenizer, state))
+    if positions is not None:
+        limit_length(folder, positions)
     (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in vocabulary(tokenizer)), encoding="utf-8")
 
 
@@ -97,6 +105,13 @@ def fitting(tokenizer: PreTrainedTokenizerFast, vocab_size: int, name: object) -
 def max_length(tokenizer: PreTrainedTokenizerFast) -> int | None:
     """Most tokens in a row of the tokenizer's model, or None where it doesn't say."""
     return tokenizer.model_max_length if tokenizer.model_max_length <= LONGEST else None
+
+
+def limit_length(folder: Path, positions: int) -> None:
+    """Have the tokenizer in `folder` say that its model has `positions`, if it says more or nothing."""
+    settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+    if settings.get("model_max_length", math.inf) > positions:
+        _write_json(folder / SETTINGS, settings | {"model_max_length": positions})
 
 
 def _backend_state(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
@@ -147,7 +162,7 @@ def _has_bare_vocabulary(folder: Path) -> bool:
     """Whether `folder` has a vocab.txt and nothing that names a class, as older models are handed round."""
     if not (folder / "vocab.txt").is_file() or (folder / "tokenizer.json").is_file():
         return False
-    settings = folder / "tokenizer_config.json"
+    settings = folder / SETTINGS
     named = settings.is_file() and "tokenizer_class" in json.loads(settings.read_text(encoding="utf-8"))
     return not named and not (folder / "config.json").is_file()
 

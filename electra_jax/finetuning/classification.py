@@ -12,13 +12,11 @@ from sklearn import metrics
 from electra_jax.data.records import Record
 from electra_jax.errors import UserError
 from electra_jax.finetuning import losses
-from electra_jax.finetuning.examples import Example, Feature, in_order, list_of, sequence_of, text_of
+from electra_jax.finetuning.examples import BITS, Example, Feature, bit_of, in_order, list_of, sequence_of, text_of
 from electra_jax.finetuning.task import Prediction, Scores, Task
 from electra_jax.hub.configs import TaskHead
 
 SEPARATOR = ","
-BITS = {"0", "1", "0.0", "1.0", "true", "false"}
-"""What tells whether a row has a label, in any case: Excel writes TRUE."""
 THRESHOLD = 0.5
 """Probability above which an example of a multi-label task has a label."""
 
@@ -78,6 +76,10 @@ class Classification(SequenceTask):
         if len(found) < 2 and not (self.settings.multi_label and found):
             value = f"has one value only, {next(iter(found))!r}" if found else "has no label"
             raise UserError(f"{source}: column {self.settings.label[0]!r} {value}; a classifier needs two or more")
+        twice = [label for label in sorted(found) if f"{label}.0" in found]
+        if twice:
+            spellings = f"{twice[0]!r} and {twice[0] + '.0'!r}"
+            raise UserError(f"{source}: column {self.settings.label[0]!r} has {spellings}; write the number one way")
         return self.with_settings(labels=in_order(found, self.settings.labels))
 
     def loss(self, logits: Float[Array, "B C"], batch: dict[str, Array]) -> tuple[losses.Scalar, losses.Scalar]:  # noqa: D102
@@ -128,11 +130,22 @@ class Classification(SequenceTask):
     def _target(self, record: Record) -> str | list[str]:
         columns = self.settings.label
         if not self.settings.multi_label:
-            return text_of(record, columns[0]).strip()
+            return self._known(self._one_label(record, columns[0]))
         if len(columns) > 1:
             names = self.settings.labels or columns  # which config.json may have renamed
-            return [name for name, column in zip(names, columns, strict=True) if _has_label(record, column)]
+            return [name for name, column in zip(names, columns, strict=True) if bit_of(record, column)]
         return list_of(record, columns[0], SEPARATOR)
+
+    @staticmethod
+    def _one_label(record: Record, column: str) -> str:
+        if isinstance(record.get(column), list):
+            raise UserError(f"{record.where}, column {column!r} holds a list; for several labels give --multi-label")
+        return text_of(record, column).strip()
+
+    def _known(self, label: str) -> str:
+        """The label as training spelt it, where the two differ as 1 and 1.0: pandas has floats beside missing ones."""
+        spellings = (label, label.removesuffix(".0"), f"{label}.0")
+        return next((one for one in spellings if one in self.settings.labels), label)
 
     def _labels(self, example: Example) -> Sequence[str]:
         return example.target if self.settings.multi_label else [example.target]
@@ -148,10 +161,3 @@ class Classification(SequenceTask):
 
     def _indicators(self, present: Sequence[str]) -> list[int]:
         return [int(label in present) for label in self.settings.labels]
-
-
-def _has_label(record: Record, column: str) -> bool:
-    value = text_of(record, column).strip()
-    if value.lower() not in BITS:
-        raise UserError(f"{record.where}, column {column!r} is {value!r}; a column for a label holds 0 or 1")
-    return value.lower() in ("1", "1.0", "true")

@@ -1,6 +1,7 @@
 """From the files that a person names to the features that a model is trained and evaluated on."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,12 +138,12 @@ def _divide(examples: list[Example], config: FinetuneConfig) -> tuple[list[Examp
     """Keep `eval_fraction` for evaluation. Repetitions of a text fall on one side, or the score would be too high."""
     groups: dict[str, list[Example]] = {}
     for example in examples:
-        groups.setdefault(repr(example.inputs), []).append(example)
+        groups.setdefault(repr([_bare(part) for part in example.inputs]), []).append(example)
     keys = list(groups)
     strata = [str(groups[key][0].target) for key in keys] if config.stratify else None
-    alone = next((label for label in strata or () if (strata or []).count(label) == 1), None)
+    alone = next((label for label, count in Counter(strata or ()).items() if count == 1), None)
     if alone is not None:
-        raise UserError(f"stratify: only one example is {alone!r}, and each side wants one; leave stratify out")
+        raise UserError(f"stratify: only one text is {alone!r}, and each side wants one; leave stratify out")
     try:
         sides = train_test_split(keys, test_size=config.eval_fraction, random_state=config.seed, stratify=strata)
     except ValueError:
@@ -154,6 +155,10 @@ def _divide(examples: list[Example], config: FinetuneConfig) -> tuple[list[Examp
     for key in keys:
         parts[key in chosen].extend(groups[key])
     return parts
+
+
+def _bare(part: Any) -> Any:
+    return part.strip() if isinstance(part, str) else part
 
 
 def _tokenized(task: Task, examples: Sequence[Example]) -> Split:

@@ -43,14 +43,19 @@ def evaluate(
     split: str = "validation",
     subset: str | None = None,
     null_threshold: float | None = None,
+    max_answer_length: int | None = None,
+    text: Sequence[str] | None = None,
+    label: Sequence[str] | None = None,
 ) -> Evaluation:
     """Score the fine-tuned `model` on the labelled examples of `data` (as `predict` reads its `source`).
 
     Written into `out` (evaluation/DATA-SUBSET-SPLIT in the model's folder, unless set) are metrics.json and, where the
-    task has labels, a confusion matrix and ROC curves as PNG; files of these names are replaced. `null_threshold` takes
-    the place of the model's own. Raises UserError for examples that can't be read, or whose label training didn't have.
+    task has labels, a confusion matrix and ROC curves as PNG; files of these names are replaced. The last four
+    arguments take the place of the model's own settings. Raises UserError for examples that can't be read, or whose
+    label training didn't have.
     """
-    fine_tuned = load_fine_tuned(model, compute, null_threshold)
+    answers = {"null_threshold": null_threshold, "max_answer_length": max_answer_length}
+    fine_tuned = load_fine_tuned(model, compute, answers | {"text": text, "label": label})
     skipped: list[str] = []
     examples, predictions = predict_labelled(fine_tuned, str(data), empty, skipped, split, subset)
     beside = Path(model) if Path(model).is_dir() else Path()

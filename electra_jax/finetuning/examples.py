@@ -3,7 +3,11 @@
 import ast
 import json
 import math
+import re
 from collections.abc import Sequence, Set
+from io import StringIO
+from token import STRING
+from tokenize import TokenError, generate_tokens
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +19,11 @@ from electra_jax.errors import UserError
 
 IGNORED = -1
 """The target of a token that has none."""
+
+BITS = {"0", "1", "0.0", "1.0", "true", "false"}
+"""What says yes or no, in any case: Excel writes TRUE."""
+LIKE_A_LIST = re.compile(r"""\[(['"]|np\.|array\().*\]|[({]['"].*['"],?[)}]""", re.DOTALL)
+"""What NumPy, or Python of a tuple or a set, writes as text."""
 
 Batch = dict[str, np.ndarray]
 """input_ids [B*S, L], length [B*S], first_length [B*S] (see `electra_jax.train.step.Batch`); weight [B], 1 for an
@@ -80,19 +89,31 @@ def text_of(record: Record, column: str) -> str:
 def list_of(record: Record, column: str, separator: str | None) -> list[str]:
     """A column's list, or its text divided by `separator` (white space where it is None). Raises as `text_of` does.
 
-    A text may be a list as JSON, or Python (and so pandas), writes it too.
+    A text may be a list as JSON, or Python (and so pandas), writes it too; one that another, such as NumPy, wrote is
+    told, whose parts would be no more than pieces of it.
     """
     value = record.get(column)
     if is_missing(value):
         raise EmptyFieldError(f"{record.where}, column {column!r} is empty")
     if isinstance(value, str):
         written = written_list(value.strip())
+        if written is None and LIKE_A_LIST.fullmatch(value.strip()):
+            place = f"{record.where}, column {column!r}"
+            raise UserError(f"{place} holds {value!r}, a list that is neither JSON's nor Python's; write it as JSON")
         value = [part.strip() for part in value.split(separator) if part.strip()] if written is None else written
     if not isinstance(value, list):
         raise UserError(f"{record.where}, column {column!r} holds {value!r}, and a list is wanted")
     if any(map(is_missing, value)):
         raise EmptyFieldError(f"{record.where}, column {column!r} has an empty entry")
     return [str(part) for part in value]
+
+
+def bit_of(record: Record, column: str) -> bool:
+    """Whether a column holds 1, and not 0. Raises EmptyFieldError where it is empty, UserError where it is neither."""
+    value = text_of(record, column).strip()
+    if value.lower() not in BITS:
+        raise UserError(f"{record.where}, column {column!r} is {value!r}, and 0 or 1 is wanted")
+    return value.lower() in ("1", "1.0", "true")
 
 
 def written_list(text: str) -> list[Any] | None:
@@ -102,16 +123,18 @@ def written_list(text: str) -> list[Any] | None:
     for read in (json.loads, _python_list):
         try:
             return read(text)
-        except (ValueError, TypeError, SyntaxError, RecursionError):
+        except (ValueError, TypeError, SyntaxError, RecursionError, TokenError):
             continue
     return None
 
 
 def _python_list(text: str) -> list[Any]:
-    value = ast.literal_eval(text)
-    if repr(value) != text:  # NumPy leaves the commas out, and Python would take 'a' 'b' for 'ab'
+    tree = ast.parse(text, mode="eval")
+    strings = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    tokens = [token for token in generate_tokens(StringIO(text).readline) if token.type == STRING]
+    if len(tokens) != len(strings):  # NumPy leaves the commas out, and Python would take 'a' 'b' for 'ab'
         raise ValueError("is no list as Python writes it")
-    return value
+    return ast.literal_eval(tree)
 
 
 def in_order(labels: Set[str], known: Sequence[str], first: str | None = None) -> tuple[str, ...]:

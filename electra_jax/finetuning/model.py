@@ -225,7 +225,7 @@ def write_fine_tuned(folder: Path, model: FineTuned, card: str | None = None) ->
     """Write the model's files into the existing `folder`."""
     head = model.task.head
     write_model(folder, head.kind, model.config, model.params, card=card, head=head)
-    save_tokenizer(model.tokenizer, folder)
+    save_tokenizer(model.tokenizer, folder, model.config.max_position_embeddings)
     settings = {name: value for name, value in asdict(model.task.settings).items() if value is not None}
     (folder / TASK_FILE).write_text(json.dumps(settings, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
@@ -249,7 +249,7 @@ def _read_settings(
 def _assumed_settings(head: TaskHead, positions: int) -> TaskSettings:
     """For a folder that transformers wrote: the columns that the kind of task has by default.
 
-    Texts are read as far as the model can, but for those that are read in windows anyway.
+    Texts are read as far as the model can, but contexts of questions in windows of the usual length.
     """
     name = "regression" if head.problem == "regression" else USUAL_TASK[head.kind]
     kind = TASKS[name]
@@ -260,7 +260,7 @@ def _assumed_settings(head: TaskHead, positions: int) -> TaskSettings:
         choices=kind.choices,
         labels=head.labels if head.kind not in HEAD_OUTPUTS and name != "regression" else (),
         multi_label=head.problem == "multi_label_classification",
-        length=min(kind.length, positions) if head.kind in IN_WINDOWS else positions,
+        length=min(kind.length, positions) if head.kind == "span" else positions,
     )
 
 

@@ -79,7 +79,8 @@ class MultipleChoice(Task):
         column = self.settings.label[0]
         label = text_of(record, column).strip()
         by_text = [index for index, choice in enumerate(choices) if choice.strip() == label][:1]
-        by_number = [int(label)] if label.isdecimal() and int(label) < len(choices) else []
+        number = label.removesuffix(".0")  # as pandas writes it beside a missing one
+        by_number = [int(number)] if number.isdecimal() and int(number) < len(choices) else []
         if by_number and isinstance(record.values[column], int):
             return by_number[0]  # even where a choice is that number
         where = f"{record.where}, column {column!r} is {label!r}"

@@ -1,6 +1,6 @@
 """Predictions for a file of any size."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -14,7 +14,11 @@ from electra_jax.finetuning.data import read_records
 from electra_jax.finetuning.examples import Example
 from electra_jax.finetuning.model import FineTuned
 from electra_jax.finetuning.task import Prediction, read_examples
+from electra_jax.finetuning.tasks import task_of
+from electra_jax.hub.source import TASK_FILE, local_folder
 
+OF_ANSWERS = {"null_threshold", "max_answer_length"}
+"""Settings that question answering alone has."""
 EXAMPLES_AT_ONCE = 2048
 """In memory; sorted by length, they make batches with little padding."""
 
@@ -36,17 +40,21 @@ def predict(
     split: str = "train",
     subset: str | None = None,
     null_threshold: float | None = None,
+    max_answer_length: int | None = None,
+    text: Sequence[str] | None = None,
 ) -> Predicted:
     """Write the rows of `source` to the file `out`, each with what the model says of it in further columns.
 
     `source` is a file of any format that training reads, a folder saved by `datasets` (`split` of it, if it has
     several) or a hub dataset's name (`split` of it, and the configuration `subset`); `out` is CSV, TSV, JSONL or
     Parquet by its suffix, a table with a byte order mark if `source` is one that has it. The columns are "predicted"
-    and, by the task, "probability" and one "probability_LABEL" each. `null_threshold` is how far "no answer" may score
-    above a question's best answer, in place of what the model was fine-tuned with. Few rows are in memory at a time.
-    Raises UserError, and leaves nothing, for a row that can't be read.
+    and, by the task, "probability" and one "probability_LABEL" each. `text` names the columns that the model reads,
+    `null_threshold` how far "no answer" may score above a question's best answer, and `max_answer_length` the most
+    tokens of that, in place of what the model was fine-tuned with. Few rows are in memory at a time. Raises UserError,
+    and leaves nothing, for a row that can't be read.
     """
-    fine_tuned = load_fine_tuned(model, compute, null_threshold)
+    changes = {"null_threshold": null_threshold, "max_answer_length": max_answer_length, "text": text}
+    fine_tuned = load_fine_tuned(model, compute, changes)
     skipped: list[str] = []
     records = read_records(str(source), split, subset)
     examples = read_examples(fine_tuned.task, records, empty, labelled=False, skipped=skipped)
@@ -87,14 +95,27 @@ def predict_labelled(
     return examples, predictions
 
 
-def load_fine_tuned(model: str | Path | FineTuned, compute: ComputeConfig, null_threshold: float | None) -> FineTuned:
-    """The model, with another threshold for saying that a question has no answer, if one is given."""
-    fine_tuned = model if isinstance(model, FineTuned) else FineTuned.from_pretrained(model, compute)
-    if null_threshold is None:
+def load_fine_tuned(model: str | Path | FineTuned, compute: ComputeConfig, settings: Mapping[str, Any]) -> FineTuned:
+    """The model, its task's settings changed to those that are not None.
+
+    Raises UserError for settings that the task does not have, and for more or fewer columns than the model was
+    fine-tuned on, where its folder says so.
+    """
+    changes: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
+    source = model if isinstance(model, FineTuned) else local_folder(model)
+    fine_tuned = source if isinstance(source, FineTuned) else FineTuned.from_pretrained(source, compute)
+    if not changes:
         return fine_tuned
-    if fine_tuned.task.name != "question-answering":
-        raise UserError(f"null_threshold: {fine_tuned.task.name} has no questions to leave unanswered; leave it out")
-    return replace(fine_tuned, task=fine_tuned.task.with_settings(null_threshold=null_threshold))
+    before = fine_tuned.task.settings
+    for name in OF_ANSWERS & changes.keys():
+        if before.task != "question-answering":
+            raise UserError(f"{name}: {before.task} gives no answers; leave it out")
+    told = isinstance(source, FineTuned) or (source / TASK_FILE).is_file()
+    for name in ("text", "label"):
+        known, changes[name] = getattr(before, name), tuple(changes.get(name, getattr(before, name)))
+        if told and len(changes[name]) != len(known):
+            raise UserError(f"{name}: {len(changes[name])} columns are named, and the model has {', '.join(known)}")
+    return replace(fine_tuned, task=task_of(replace(before, **changes), fine_tuned.tokenizer, fine_tuned.config))
 
 
 def _row(example: Example, prediction: Prediction) -> dict[str, Any]:

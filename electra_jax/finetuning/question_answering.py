@@ -1,5 +1,6 @@
 """Question answering: the span of a context that answers a question, if any does (SQuAD 1.1 and 2.0)."""
 
+import ast
 import collections
 import contextlib
 import json
@@ -20,6 +21,7 @@ from electra_jax.finetuning.examples import (
     EmptyFieldError,
     Example,
     Feature,
+    bit_of,
     is_missing,
     sequence_of,
     written_list,
@@ -27,7 +29,6 @@ from electra_jax.finetuning.examples import (
 from electra_jax.finetuning.task import Prediction, Scores, Task
 from electra_jax.hub.configs import TaskHead
 
-LONGEST_ANSWER = 30  # tokens; [G] configure_finetuning.py, max_answer_length
 LONGEST_QUESTION = 64  # tokens; [G] configure_finetuning.py, max_query_length
 BEST = 20  # starts and ends that are combined ([G] n_best_size)
 SPECIAL_TOKENS = 3  # [CLS] question [SEP] context [SEP]
@@ -92,7 +93,8 @@ class QuestionAnswering(Task):
     def predict(  # noqa: D102
         self, example: Example, features: Sequence[Feature], logits: Sequence[Float[np.ndarray, "L 2"]]
     ) -> Prediction:
-        spans = [span for window in zip(features, logits, strict=True) if (span := _best_span(*window))]
+        longest = self.settings.max_answer_length
+        spans = [span for window in zip(features, logits, strict=True) if (span := _best_span(*window, longest))]
         null = min(float(window[0].sum()) for window in logits)
         best = max(spans, key=lambda span: span.score, default=Span(null, 0, 0))
         text, difference = example.inputs[1][best.start : best.stop], null - best.score
@@ -142,7 +144,7 @@ class QuestionAnswering(Task):
         None is []. A text that the context doesn't hold may be any of these as JSON, or a list as Python writes it.
         """
         column = self.settings.label[0]
-        if record.values.get("is_impossible") is True:
+        if not is_missing(record.values.get("is_impossible")) and bit_of(record, "is_impossible"):
             return []
         value = record.get(column)
         if is_missing(value):
@@ -191,10 +193,10 @@ def _squad_records(articles: Sequence[Mapping[str, Any]], path: Path) -> Iterato
 
 
 def _written(text: str) -> Any:
-    """The object or list that a cell of CSV holds as text; the text, where it is another."""
-    if text.startswith("{"):
-        with contextlib.suppress(ValueError, RecursionError):
-            return json.loads(text)
+    """The object or list, as JSON or Python writes it, that a cell of CSV holds; the text, where it is another."""
+    for read in (json.loads, ast.literal_eval) if text.startswith("{") else ():
+        with contextlib.suppress(ValueError, SyntaxError, RecursionError):
+            return read(text)
     written = written_list(text)
     return text if written is None else written
 
@@ -264,8 +266,8 @@ class Span(NamedTuple):
     stop: int
 
 
-def _best_span(feature: Feature, logits: Float[np.ndarray, "L 2"]) -> Span | None:
-    """The likeliest span of a window's context, at most 30 tokens long."""
+def _best_span(feature: Feature, logits: Float[np.ndarray, "L 2"], longest: int) -> Span | None:
+    """The likeliest span of a window's context, at most `longest` tokens long."""
     marks = feature.marks
     assert marks is not None
     inside = np.flatnonzero(marks[:, 0] != OUTSIDE)
@@ -274,7 +276,7 @@ def _best_span(feature: Feature, logits: Float[np.ndarray, "L 2"]) -> Span | Non
     starts, stops = (inside[np.argsort(-logits[inside, end], kind="stable")[:BEST]] for end in (0, 1))
     scores = logits[starts, 0][:, None] + logits[stops, 1]
     size = stops - starts[:, None]
-    scores = np.where((size >= 0) & (size < LONGEST_ANSWER), scores, -np.inf)
+    scores = np.where((size >= 0) & (size < longest), scores, -np.inf)
     start, stop = np.unravel_index(scores.argmax(), scores.shape)
     if not np.isfinite(scores[start, stop]):
         return None
@@ -285,8 +287,9 @@ def _best_span(feature: Feature, logits: Float[np.ndarray, "L 2"]) -> Span | Non
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 WORD = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]|[^\s\u3400-\u9fff\uf900-\ufaff]+")
-"""A word of the official script, but each Chinese character is one too (as CMRC 2018 has it)."""
-PUNCTUATION = set(string.punctuation) | set("，。！？、；：（）《》「」")
+"""A word of the official script, but each Chinese character is one too. (CMRC 2018 has exact so; its f1 is another, of
+the longest run that both have.)"""
+PUNCTUATION = set(string.punctuation) | set("，。！？、；：（）《》「」『』“”‘’…·－～")
 
 
 def words_of(text: str) -> list[str]:

@@ -16,9 +16,9 @@ from electra_jax.finetuning.examples import IGNORED, EmptyFieldError, Example, F
 from electra_jax.finetuning.task import Prediction, Scores, Task
 from electra_jax.hub.configs import TaskHead
 
-CHUNK_LABEL = re.compile(r"O|[BIMESUL]-.+")
-"""A label of a scheme that marks chunks of words, as IOB2 does."""
-BIOES = {"L-": "E-", "U-": "S-", "M-": "I-"}
+CHUNK_LABEL = re.compile(r"O|[BIMESUL](-.+)?")
+"""A label of a scheme that marks chunks of words, as IOB2 does; of words in a text, as BMES does, it has no kind."""
+BIOES = {"L": "E", "U": "S", "M": "I"}
 """The markers of BILOU and BMES as seqeval knows them, which takes neighbouring U-X and U-X for one chunk."""
 NO_LABEL = "-100"
 """Of a token that transformers leaves out of a loss."""
@@ -87,11 +87,13 @@ class Tagging(Task):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a score over no chunk, which is 0
             measures = {"f1": chunks.f1_score, "precision": chunks.precision_score, "recall": chunks.recall_score}
-            both = [[[BIOES.get(tag[:2], tag[:2]) + tag[2:] for tag in tags] for tags in s] for s in (true, predicted)]
+            both = [[[BIOES.get(tag[0], tag[0]) + tag[1:] for tag in tags] for tags in s] for s in (true, predicted)]
             return {name: float(measure(*both)) for name, measure in measures.items()} | accuracy
 
     def _marks_chunks(self) -> bool:
-        return all(CHUNK_LABEL.fullmatch(label) for label in self.settings.labels)
+        labels = self.settings.labels
+        begins = any(label[0] in "BISU" for label in labels)  # or else O alone, or parts of speech of one letter
+        return all(map(CHUNK_LABEL.fullmatch, labels)) and (begins or not labels)
 
     def _pieces(self, lists: Sequence[Sequence[str]]) -> list[list[list[int]]]:
         """The ids of each word; of one that has none (white space, say), [UNK]."""

@@ -35,6 +35,8 @@ class TaskSettings:
     multi_label: bool = False
     length: int = 128
     stride: int = 128
+    max_answer_length: int = 30  # [G] configure_finetuning.py
+    """question-answering: most tokens of an answer."""
     metric: str = ""
     null_threshold: float | None = None
     """question-answering: how far "no answer" may score above the best answer; None: always answer."""

@@ -77,6 +77,7 @@ def make_task(config: FinetuneConfig, tokenizer: PreTrainedTokenizerFast, model:
         multi_label=config.multi_label,
         length=min(kind.length, model.max_position_embeddings) if config.length is None else config.length,
         stride=config.stride,
+        max_answer_length=config.max_answer_length,
         metric=config.metric or (glue.metric if glue else ""),
     )
     return task_of(settings, tokenizer, model)
@@ -95,6 +96,8 @@ def _check(settings: TaskSettings, kind: type[Task], model: ElectraConfig) -> No
         raise UserError(f"length: {settings.length} is not between {SHORTEST} and the model's {positions} positions")
     if settings.stride < 0:
         raise UserError(f"stride: {settings.stride} is below 0")
+    if settings.max_answer_length < 1:
+        raise UserError(f"max_answer_length: {settings.max_answer_length} is below 1")
     if len(settings.text) not in kind.texts_allowed:
         allowed = " or ".join(map(str, kind.texts_allowed))
         raise UserError(f"text: {len(settings.text)} columns are named, and {kind.name} reads {allowed}")

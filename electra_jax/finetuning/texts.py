@@ -45,6 +45,8 @@ def read_texts(model: str | Path, texts: Sequence[str]) -> list[Reading]:
         for number, text in enumerate(texts, start=1)
     ]
     found = dict(_logits(discriminator, encodings))
+    if not all(np.isfinite(logits).all() for logits in found.values()):
+        raise UserError(f"{model}: the model's logits are no numbers; its weights are damaged")
     return [
         Reading(text, tuple(encoding.tokens[1:-1]), tuple(encoding.offsets[1:-1]), found[i][1:-1])
         for i, (text, encoding) in enumerate(zip(texts, encodings, strict=True))

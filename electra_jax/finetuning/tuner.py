@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -245,7 +246,7 @@ class Tuner:
         size = sum(leaf.size for leaf in jax.tree.leaves(self.body))
         rows = {
             "task": f"{self.config.task}, metric {self.metric}",
-            "labels": ", ".join(self.task.settings.labels) or "none",
+            "labels": self._labels_told(),
             "model": f"{self.config.model}: {size:,} parameters below the head",
             "examples": f"{len(self.data.train.examples):,} to train, {len(self.data.eval.examples):,} to evaluate",
             "left out": f"{len(self.data.skipped):,} rows with empty fields",
@@ -257,6 +258,12 @@ class Tuner:
         if full and self.task.head.kind not in IN_WINDOWS:
             rows["cut"] = f"{full:.1%} of the examples to {self.task.settings.length} tokens, where they are longer"
         return table(str(self.config.out), rows)
+
+    def _labels_told(self) -> str:
+        """Each label with how often the training examples have it, which shows what was mistyped."""
+        targets = [example.target for example in self.data.train.examples]
+        counts = Counter(label for target in targets for label in (target if isinstance(target, list) else [target]))
+        return ", ".join(f"{label} ({counts[label]:,})" for label in self.task.settings.labels) or "none"
 
     def model_of(self, result: Result, folder: Path) -> FineTuned:
         """The model that a seed left in `folder`."""

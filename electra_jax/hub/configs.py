@@ -123,7 +123,9 @@ def read_head(folder: Path) -> TaskHead:
     if named not in kinds:
         raise UserError(f"{file}: holds {named}, which is no fine-tuned model; those are {', '.join(kinds)}")
     kind: HeadKind = kinds[named]  # type: ignore[assignment]
-    labels = content.get("id2label") or {str(index): f"LABEL_{index}" for index in range(2)}
+    outputs = content.get("num_labels")  # as people write it, who leave the names to transformers
+    unnamed = range(outputs if isinstance(outputs, int) and not isinstance(outputs, bool) else 2)
+    labels = content.get("id2label") or {str(index): f"LABEL_{index}" for index in unnamed}
     try:
         ordered = tuple(str(labels[str(index)]) for index in range(len(labels)))
     except (KeyError, TypeError) as error:

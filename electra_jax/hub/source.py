@@ -22,8 +22,9 @@ TOKENIZER_FILES = (
 def local_folder(name_or_folder: str | Path) -> Path:
     """The folder of that name, or else a local copy of the hub's model of that name.
 
-    Fetched are config.json, the tokenizer's files and model.safetensors, be it in several files; pytorch_model.bin only
-    where the model has none. Raises UserError where there is no such folder and the hub doesn't give the model.
+    Fetched are config.json, the tokenizer's files and model.safetensors, be it in several files; pytorch_model.bin, in
+    one file or several, only where the model has none. Raises UserError where there is no such folder and the hub
+    doesn't give the model.
     """
     if Path(name_or_folder).is_dir():
         return Path(name_or_folder)
@@ -33,7 +34,7 @@ def local_folder(name_or_folder: str | Path) -> Path:
     safetensors = [weights.SAFETENSORS, weights.INDEX, weights.SHARDS]
     folder = _fetch(name, [configs.FILE_NAME, *safetensors, TASK_FILE, *TOKENIZER_FILES])
     if not any((folder / file).exists() for file in safetensors[:2]):
-        folder = _fetch(name, [weights.PICKLE])
+        folder = _fetch(name, [weights.PICKLE, weights.PICKLE_INDEX, weights.PICKLE_SHARDS])
     return folder
 
 

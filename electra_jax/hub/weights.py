@@ -33,7 +33,9 @@ State = dict[str, np.ndarray]
 
 SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
 INDEX, SHARDS = "model.safetensors.index.json", "model-*.safetensors"
-PICKLE_INDEX = "pytorch_model.bin.index.json"
+PICKLE_INDEX, PICKLE_SHARDS = "pytorch_model.bin.index.json", "pytorch_model-*.bin"
+LFS = b"version https://git-lfs"
+"""What a file begins with that git left in place of a large one."""
 TENSORFLOW = "tf_model.h5"
 OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 """Ends of keys in files that were converted from TensorFlow in transformers' first years."""
@@ -119,7 +121,10 @@ def _to_leaf(state: Mapping[str, np.ndarray], group: list[Tensor], where: Path |
 def _float32(value: np.ndarray, key: str, where: Path | str) -> np.ndarray:
     if not jnp.issubdtype(value.dtype, jnp.floating):
         raise UserError(f"{where}: {key} holds {value.dtype}, and weights are floats; export the model again")
-    return value.astype(np.float32, copy=False)
+    value = value.astype(np.float32, copy=False)
+    if not np.isfinite(value).all():
+        raise UserError(f"{where}: {key} holds values that are no numbers; its training failed, or the file is damaged")
+    return value
 
 
 def _without_extras(state: Mapping[str, np.ndarray], config: ElectraConfig, where: Path | str) -> State:
@@ -227,5 +232,9 @@ def _to_numpy(tensor: Any) -> np.ndarray:
 
 def damaged(file: Path, error: Exception) -> UserError:
     """What to raise where a library can't read a file of weights."""
+    if file.is_file():
+        with file.open("rb") as content:
+            if content.read(len(LFS)) == LFS:
+                return UserError(f"{file}: is a pointer of Git LFS to the file; fetch that with git lfs pull")
     reason = first_line(error)[:200]
     return UserError(f"{file}: damaged, or cut short ({reason}); fetch or copy it again")

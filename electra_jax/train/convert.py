@@ -100,7 +100,7 @@ def import_pretrained(
     else:
         if tensorflow != TensorflowConfig():
             raise UserError(f"{discriminator}: is no TensorFlow checkpoint; leave the --tensorflow options out")
-        imported = _read_folders(discriminator, generator)
+        imported = _read_folders(discriminator, generator, console or Console(stderr=True))
     with new_folder(out) as scratch:
         write_text(scratch / CONFIG, _settings(imported))
         if imported.tokenizer is not None:  # in the form that every version of transformers reads
@@ -114,7 +114,7 @@ def import_pretrained(
     return out
 
 
-def _read_folders(discriminator: str | Path, generator: str | Path | None) -> Imported:
+def _read_folders(discriminator: str | Path, generator: str | Path | None, console: Console) -> Imported:
     source = local_folder(discriminator)
     config, params = read_folder(source, "discriminator")
     pair: Params = {"embeddings": params.pop("embeddings"), "discriminator": params}
@@ -128,6 +128,8 @@ def _read_folders(discriminator: str | Path, generator: str | Path | None) -> Im
             del generator_params["encoder"]
         pair["generator"] = generator_params
     has_tokenizer = any((source / name).is_file() for name in ("tokenizer.json", "vocab.txt"))
+    if not has_tokenizer:
+        console.print(f"{source}: holds no tokenizer; imported without one", soft_wrap=True)
     tokenizer = fitting(load_tokenizer(source), model.vocab_size, source) if has_tokenizer else None
     return Imported(model, pair, tokenizer, pretraining_objective(source) or ObjectiveConfig.name)
 

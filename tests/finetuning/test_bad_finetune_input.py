@@ -61,7 +61,7 @@ def finetune(fail: Failing, pretrained: Path, tmp_path: Path) -> Failing:
         (GOOD, ["--metric", "bleu", "--eval-fraction", 0], "metric: 'bleu' is none of this task's: accuracy, "),
         (GOOD, ["--length", 49], "length: 49 is not between 16 and the model's 48 positions"),
         (GOOD, ["--eval-fraction", 1.5], "eval_fraction: 1.5 is not from 0 to below 1"),
-        (GOOD, ["--eval-fraction", 0.5, "--stratify"], "stratify: only one example is "),
+        (GOOD, ["--eval-fraction", 0.5, "--stratify"], "stratify: only one text is "),
         (GOOD, ["--eval-fraction", 0, "--patience", 2], "patience: nothing is held out to wait for; give eval or an"),
         (GOOD, ["--epochs", 0], "epochs: 0.0 is not a number above 0"),
         (GOOD, ["--epochs", "inf"], "epochs: inf is not a number above 0"),
@@ -251,7 +251,7 @@ def test_weights_that_are_no_numbers(fail: Failing, learnt: FinetuneConfig, tmp_
     (tmp_path / "in.csv").write_text(GOOD)
     data, out = ("--in", "out.csv") if command == "predict" else ("--data", "out")
     line = fail(command, "--model", model, data, tmp_path / "in.csv", "--out", tmp_path / out)
-    assert line.startswith("the model's logits are no numbers; its weights are damaged")
+    assert line.startswith(f"{model / 'model.safetensors'}: {bias} holds values that are no numbers")
     assert not (tmp_path / out).exists()
 
 

@@ -78,6 +78,19 @@ def test_numbers_and_booleans_of_json_are_labels_and_texts_too(words: PreTrained
     assert task.fitted(examples, "a.json").settings.labels == ("0", "1", "2.5", "False", "True")
 
 
+def test_a_number_is_spelt_one_way(words: PreTrainedTokenizerFast):
+    task = make(words)
+    with pytest.raises(UserError, match=r"^a\.csv: column 'label' has '1' and '1\.0'; write the number one way$"):
+        task.fitted(labelled(task, "1", "0", "1.0"), "a.csv")
+    known = task.with_settings(labels=("0", "1.0", "01"))
+    assert [e.target for e in labelled(known, "0.0", 1, "1.0", "01", "2")] == ["0", "1.0", "1.0", "01", "2"]
+
+
+def test_a_list_is_told_what_it_takes(words: PreTrainedTokenizerFast):
+    with pytest.raises(UserError, match=r"row 1, column 'label' holds a list; for several labels give --multi-label$"):
+        labelled(make(words), ["a", "b"])
+
+
 def test_one_label_only_teaches_nothing(words: PreTrainedTokenizerFast):
     task = make(words, label=("mood",))
     examples = read(task, *[{"text": "a fox", "mood": "good"}] * 3)
@@ -240,7 +253,7 @@ def test_a_column_of_zeros_and_ones_for_each_label(words: PreTrainedTokenizerFas
 
 @pytest.mark.parametrize(
     ("value", "complaint"),
-    [("2", "is '2'; a column for a label holds 0 or 1"), ("yes", "'yes'"), ("", "empty"), (None, "empty")],
+    [("2", "is '2', and 0 or 1 is wanted"), ("yes", "'yes'"), ("", "empty"), (None, "empty")],
 )
 def test_a_column_of_zeros_and_ones_holds_nothing_else(words: PreTrainedTokenizerFast, value: Any, complaint: str):
     task = make(words, multi_label=True, label=("red", "blue"))

@@ -117,6 +117,14 @@ def test_repetitions_of_a_text_are_on_one_side(load: Load, tmp_path: Path, strat
         assert (len(data.train.examples), len(data.eval.examples)) == (80, 20)
 
 
+def test_white_space_at_the_ends_makes_no_other_text(load: Load, tmp_path: Path) -> None:
+    rows = [(f" fox {n}" if spaced else f"fox {n} ", n % 2) for n in range(20) for spaced in (True, False)]
+    data = load(write(tmp_path / "a.csv", rows), eval_fraction=0.5)
+    sides = [{example.inputs[0].strip() for example in side.examples} for side in (data.train, data.eval)]
+    assert len(sides[0]) == len(sides[1]) == 10
+    assert not sides[0] & sides[1]
+
+
 def test_a_pair_is_repeated_where_both_its_texts_are(load: Load, tmp_path: Path) -> None:
     rows = [("a", f"b{n % 10}", n % 2) for n in range(40)]
     train = write(tmp_path / "a.csv", rows, ("first", "second", "label"))
@@ -159,7 +167,7 @@ def test_every_text_is_as_likely_to_be_held_out(load: Load, tmp_path: Path) -> N
         (100, {"eval_fraction": 1.0}, "eval_fraction: 1.0 is not from 0 to below 1"),
         (100, {"eval_fraction": -0.1}, "eval_fraction: -0.1 is not from 0 to below 1"),
         (2, {"eval_fraction": 0.9}, "eval_fraction: 0.9 of 2 examples leaves one side none; give another"),
-        (6, {"eval_fraction": 0.2, "stratify": True}, "stratify: only one example is 'good', and each side wants one"),
+        (6, {"eval_fraction": 0.2, "stratify": True}, "stratify: only one text is 'good', and each side wants one"),
     ],
 )
 def test_shares_that_leave_a_side_without_examples(

@@ -136,7 +136,9 @@ def test_what_is_no_text_is_told(value: Any, kind: str) -> None:
         ('["a, b", "c", 1]', ",", ["a, b", "c", "1"]),  # JSON
         (" ['a b', \"it's\", 2.5] ", None, ["a b", "it's", "2.5"]),  # Python, and so pandas
         ("[]", None, []),
-        ("['a' 'b']", None, ["['a'", "'b']"]),  # NumPy, whose strings may hold anything
+        ("['a','b']", ",", ["a", "b"]),
+        ("[ 'a, b' ,\"c\" ]", ",", ["a, b", "c"]),
+        ("['[a]', '(b)']", None, ["[a]", "(b)"]),
         ("[a] [b]", None, ["[a]", "[b]"]),
         ("[{[]}]", None, ["[{[]}]"]),
     ],
@@ -154,6 +156,18 @@ def test_a_value_is_a_list_or_divided(value: Any, separator: str | None, parts: 
         (["a", math.nan], EmptyFieldError, "has an empty entry"),
         (3, UserError, "holds 3, and a list is wanted"),
         ({"a": 1}, UserError, "holds {'a': 1}, and a list is wanted"),
+        *[
+            (written, UserError, f"holds {written!r}, a list that is neither JSON's nor Python's; write it as JSON")
+            for written in (
+                "['a' 'b']",
+                "[\"it's\" 'b']",
+                "[np.str_('a')]",
+                "{'a', 'b'}",
+                "('a',)",
+                "['a', 'b]",
+                "['a'\n 'b']",
+            )
+        ],
     ],
 )
 def test_what_is_no_list_is_told(value: Any, kind: type[UserError], says: str) -> None:

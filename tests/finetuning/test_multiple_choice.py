@@ -61,6 +61,8 @@ def test_long_pairs_are_cut_as_transformers_cuts_them(pieces: PreTrainedTokenize
         ({"choices": "jumps | running near"}, {}),
         ({"a": "jumps", "b": "running near"}, {"choices": ("a", "b")}),
         ({"label": 1}, {}),
+        ({"label": 1.0}, {}),
+        ({"label": "1.0"}, {}),
         ({"label": "running near"}, {}),
         ({"label": " running near"}, {}),
         ({"choices": ["jumps", "running near "], "label": "running near "}, {"choices": ("choices",)}),

@@ -20,7 +20,7 @@ from electra_jax.data.records import Record
 from electra_jax.data.tokenizer import load_tokenizer
 from electra_jax.errors import UserError
 from electra_jax.finetuning.examples import EmptyFieldError, Example
-from electra_jax.finetuning.question_answering import LONGEST_ANSWER, Answer, exact, f1, read_squad
+from electra_jax.finetuning.question_answering import Answer, exact, f1, read_squad
 from electra_jax.finetuning.task import Task
 from electra_jax.finetuning.tasks import make_task
 
@@ -173,10 +173,21 @@ def test_no_answer_has_several_forms(pieces: PreTrainedTokenizerFast, answers: A
     assert make(pieces).read(Record("a", 1, row), labelled=True).target == []
 
 
+@pytest.mark.parametrize("said", [True, 1, "1", "True", "TRUE"])  # as JSON and CSV have it
 @pytest.mark.parametrize("answers", [{}, {"answers": None}, {"answers": [{"text": "fox", "answer_start": 2}]}])
-def test_a_question_may_be_said_to_have_no_answer(pieces: PreTrainedTokenizerFast, answers: dict[str, Any]) -> None:
-    row = {"question": "who?", "context": "a fox", "is_impossible": True} | answers
+def test_a_question_may_be_said_to_have_no_answer(
+    pieces: PreTrainedTokenizerFast, answers: dict[str, Any], said: Any
+) -> None:
+    row = {"question": "who?", "context": "a fox", "is_impossible": said} | answers
     assert make(pieces).read(Record("a", 1, row), labelled=True).target == []
+
+
+@pytest.mark.parametrize("said", [False, 0, "0.0", "false", None])
+def test_a_question_may_be_said_to_have_an_answer(pieces: PreTrainedTokenizerFast, said: Any) -> None:
+    row = {"question": "who?", "context": "a fox", "is_impossible": said, "answers": "fox"}
+    assert make(pieces).read(Record("a", 1, row), labelled=True).target == [Answer("fox", 2)]
+    with pytest.raises(UserError, match=r"^a: row 1, column 'is_impossible' is 'maybe', and 0 or 1 is wanted$"):
+        make(pieces).read(Record("a", 1, row | {"is_impossible": "maybe"}), labelled=True)
 
 
 def test_answers_that_are_missing_are_not_those_of_none(pieces: PreTrainedTokenizerFast, tmp_path: Path) -> None:
@@ -288,7 +299,7 @@ def test_the_likeliest_span_of_the_context_is_predicted(pieces: PreTrainedTokeni
     inside = np.flatnonzero(marks[:, 0] >= 0)
     logits = np.zeros((features[0].length, 2))
     logits[1] = 100  # the question, where no answer is
-    logits[inside[4], 0], logits[inside[4] + LONGEST_ANSWER, 1] = 50, 50  # too long a span
+    logits[inside[4], 0], logits[inside[4] + 30, 1] = 50, 50  # too long a span
     logits[inside[9], 0], logits[inside[7], 1] = 40, 40  # the wrong way round
     logits[inside[5], 0], logits[inside[6], 1] = 30, 30
     answer = task.predict(asked, features, [logits])
@@ -353,13 +364,16 @@ def test_twenty_starts_and_ends_are_tried(pieces: PreTrainedTokenizerFast) -> No
     assert found["predicted"] == asked.inputs[1][window.marks[inside[3], 0] : window.marks[inside[4], 1]]
 
 
-def test_a_span_has_30_tokens_at_most(pieces: PreTrainedTokenizerFast) -> None:
-    task, asked = make(pieces, length=128), example("o" * 50)
+@pytest.mark.parametrize(("settings", "longest"), [({}, 30), ({"max_answer_length": 42}, 42)])
+def test_a_span_has_so_many_tokens_at_most(
+    pieces: PreTrainedTokenizerFast, settings: dict[str, Any], longest: int
+) -> None:
+    task, asked = make(pieces, length=128, **settings), example("o" * 50)
     ((window,),) = task.features([asked])
     logits = np.zeros((window.length, 2))
     first = window.first_lengths[0]
-    logits[first, 0], logits[first + 29, 1], logits[first + 30, 1] = 5, 5, 6
-    assert task.predict(asked, [window], [logits])["predicted"] == "o" * 30
+    logits[first, 0], logits[first + longest - 1, 1], logits[first + longest, 1] = 5, 5, 6
+    assert task.predict(asked, [window], [logits])["predicted"] == "o" * longest
 
 
 @pytest.mark.parametrize(
@@ -431,6 +445,13 @@ def test_scores_are_the_official_ones(ours: str, theirs: str) -> None:
 def test_a_chinese_character_is_a_word() -> None:
     assert f1("北京大学", "北京") == pytest.approx(2 * 1 * 0.5 / 1.5)
     assert exact("北京。", "北京") == 1
+    for ours, theirs in (
+        ("“好吃”", "好吃"),
+        ("阿·卡尔", "阿卡尔"),
+        ("1999～2001年", "1999-2001年"),
+        ("『北京』…", "北京"),
+    ):
+        assert exact(ours, theirs) == 1
     assert f1("北京 大学", "北京大学") == 1
     assert f1("BERT模型", "bert 模型") == 1
     assert exact("京北", "北京") == 0

@@ -64,6 +64,65 @@ def test_a_model_of_transformers_reads_as_far_as_it_can(tmp_path: Path, words: P
     assert answer["probability"] == pytest.approx(pipeline(text)[0][0]["score"], abs=1e-5)
 
 
+def test_transformers_cuts_long_texts_for_the_folder(learnt: FinetuneConfig, tmp_path: Path) -> None:
+    positions = FineTuned.from_pretrained(learnt.out).config.max_position_embeddings
+    text = "the quick fox " * positions
+    pipeline = transformers.pipeline("text-classification", model=str(learnt.out), top_k=1, truncation=True)
+    assert pipeline.tokenizer.model_max_length == positions
+    (answer,) = pipeline(text)
+    (same,) = pipeline(" ".join(text.split()[: positions - 2]))
+    assert answer[0]["label"] == same[0]["label"]
+    assert answer[0]["score"] == pytest.approx(same[0]["score"])
+
+
+def test_a_tagger_of_transformers_reads_as_far_as_it_can(tmp_path: Path, words: Path) -> None:
+    tokenizer = load_tokenizer(words)
+    sizes = {"vocab_size": len(tokenizer), "embedding_size": 8, "hidden_size": 16, "num_hidden_layers": 1}
+    config = transformers.ElectraConfig(
+        **sizes, num_attention_heads=2, intermediate_size=16, max_position_embeddings=256, initializer_range=1.0
+    )
+    model, text = transformers.ElectraForTokenClassification(config).eval(), ["the", "lazy", "fox"] * 60
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    encoded = tokenizer(text, is_split_into_words=True, return_tensors="pt")
+    (theirs,) = model(**encoded).logits.argmax(-1).tolist()
+    places = encoded.encodings[0].word_ids
+    (answer,) = FineTuned.from_pretrained(tmp_path).predict([{"tokens": text}])
+    assert answer["predicted"] == [f"LABEL_{theirs[places.index(word)]}" for word in range(len(text))]
+
+
+def test_a_pair_model_of_transformers_is_told_its_columns(tmp_path: Path, words: Path) -> None:
+    tokenizer = load_tokenizer(words)
+    sizes = {"vocab_size": len(tokenizer), "embedding_size": 8, "hidden_size": 16, "num_hidden_layers": 1}
+    config = transformers.ElectraConfig(**sizes, num_attention_heads=2, intermediate_size=16, initializer_range=1.0)
+    transformers.ElectraForSequenceClassification(config).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    rows = [{"a": text, "b": other, "gold": "LABEL_0"} for text, other in zip(TEXTS, TEXTS[::-1], strict=True)]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = ["--model", tmp_path / "model", "--text", "a", "b"]
+    cli.main([*map(str, ["predict", *given, "--in", tmp_path / "in.jsonl", "--out", tmp_path / "out.jsonl"])])
+    pipeline = transformers.pipeline("text-classification", model=str(tmp_path / "model"), top_k=1)
+    for row, record in zip(rows, read_file(tmp_path / "out.jsonl"), strict=True):
+        ((theirs,),) = pipeline([{"text": row["a"], "text_pair": row["b"]}])
+        assert record.values["predicted"] == theirs["label"]
+        assert record.values["probability"] == pytest.approx(theirs["score"], abs=1e-5)
+    found = evaluate(tmp_path / "model", tmp_path / "in.jsonl", tmp_path / "scores", text=("a", "b"), label=("gold",))
+    assert found.examples == 3
+
+
+def test_columns_may_have_other_names_than_in_training(learnt: FinetuneConfig, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps({"comment": text}) + "\n" for text in TEXTS))
+    predict(learnt.out, tmp_path / "in.jsonl", tmp_path / "out.jsonl", text=("comment",))
+    ours = Classifier.from_pretrained(learnt.out)(TEXTS)
+    assert [record.values["predicted"] for record in read_file(tmp_path / "out.jsonl")] == [
+        a["predicted"] for a in ours
+    ]
+    with pytest.raises(UserError, match=r"^text: 2 columns are named, and the model has text$"):
+        predict(learnt.out, tmp_path / "in.jsonl", tmp_path / "out.jsonl", text=("comment", "other"))
+    with pytest.raises(UserError, match=r"^max_answer_length: classification gives no answers; leave it out$"):
+        predict(learnt.out, tmp_path / "in.jsonl", tmp_path / "out.jsonl", max_answer_length=50)
+
+
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet", "jsonl.gz"])
 def test_rows_are_written_with_what_is_predicted(learnt: FinetuneConfig, tmp_path: Path, suffix: str) -> None:
     (tmp_path / "in.jsonl").write_text(

@@ -173,17 +173,19 @@ def test_scores_are_of_chunks(pieces: PreTrainedTokenizerFast) -> None:
 
 
 def test_labels_that_mark_no_chunks_are_scored_by_accuracy(pieces: PreTrainedTokenizerFast) -> None:
-    task = make(pieces).with_settings(labels=("NOUN", "VERB"))
-    assert isinstance(task, Tagging)
-    assert task.metrics == ("accuracy",)
+    for labels in (("O", "M"), ("NOUN", "VERB")):
+        task = make(pieces).with_settings(labels=labels)
+        assert isinstance(task, Tagging)
+        assert task.metrics == ("accuracy",)
     assert task.scores([example(["a", "b"], ["NOUN", "VERB"])], [{"predicted": ["NOUN", "NOUN"]}]) == {"accuracy": 0.5}
 
 
+@pytest.mark.parametrize("kind", ["-X", ""])  # of words in a text, chunks have none
 @pytest.mark.parametrize(("single", "inside", "last"), [("S", "I", "E"), ("U", "I", "L"), ("S", "M", "E")])
 def test_neighbouring_chunks_of_one_kind_are_told_apart(
-    pieces: PreTrainedTokenizerFast, single: str, inside: str, last: str
+    pieces: PreTrainedTokenizerFast, single: str, inside: str, last: str, kind: str
 ) -> None:
-    true = [f"{single}-X", f"{single}-X", "B-X", f"{inside}-X", f"{last}-X", f"{single}-X"]  # four chunks
+    true = [marker + kind for marker in (single, single, "B", inside, last, single)]  # four chunks
     task = make(pieces).with_settings(labels=("O", *sorted(set(true))))
     predicted = [true[0], "O", *true[2:]]
     asked = [example(["w"] * len(true), true)]

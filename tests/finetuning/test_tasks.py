@@ -57,7 +57,7 @@ def test_every_name_is_tested_here() -> None:
 def test_the_defaults_of_a_kind(pieces: PreTrainedTokenizerFast, name: TaskName) -> None:
     task = make(pieces, name)
     expected = {"task": name, "choices": (), "labels": (), "multi_label": False, "stride": 128, "metric": ""}
-    assert vars(task.settings) == expected | {"null_threshold": None} | KINDS[name]
+    assert vars(task.settings) == expected | {"null_threshold": None, "max_answer_length": 30} | KINDS[name]
     assert task.name == name
     assert epochs_of(config(name)) == (2 if name == "question-answering" else 3)
     assert glue_of(config(name)) is None

@@ -181,3 +181,8 @@ def test_heads_that_are_not_read(tmp_path: Path, changes: dict, says: str) -> No
 def test_the_summary_of_another_head_does_not_matter(tmp_path: Path) -> None:
     labelled = {"architectures": ["ElectraForSequenceClassification"], "id2label": {"0": "a", "1": "b"}}
     assert read_head(write(tmp_path, **labelled, summary_activation="tanh")).labels == ("a", "b")
+
+
+def test_labels_may_be_counted_alone(tmp_path: Path) -> None:
+    counted = {"architectures": ["ElectraForSequenceClassification"], "num_labels": 3}
+    assert read_head(write(tmp_path, **counted)).labels == ("LABEL_0", "LABEL_1", "LABEL_2")

@@ -2,6 +2,8 @@ import os
 import shutil
 import subprocess
 import sys
+from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 
 import huggingface_hub
@@ -63,7 +65,7 @@ class Hub:
 
     def snapshot_download(self, name: str, allow_patterns: list[str]) -> str:
         self.folder.mkdir(exist_ok=True)
-        for file in set(allow_patterns) & set(self.names):
+        for file in [name for name in self.names if any(map(partial(fnmatch, name), allow_patterns))]:
             self.asked.append(file)
             (self.folder / file).touch()
         return str(self.folder)
@@ -77,6 +79,10 @@ class Hub:
             {"config.json", "model.safetensors"},
         ),
         (("config.json", "pytorch_model.bin", "vocab.txt"), {"config.json", "vocab.txt", "pytorch_model.bin"}),
+        (
+            ("config.json", "pytorch_model.bin.index.json", "pytorch_model-00001-of-00001.bin"),
+            {"config.json", "pytorch_model.bin.index.json", "pytorch_model-00001-of-00001.bin"},
+        ),
     ],
 )
 def test_the_pickle_is_fetched_only_for_want_of_safetensors(

@@ -144,6 +144,21 @@ def test_truncated_safetensors(discriminator_folder: Path, size: int) -> None:
         read_state(discriminator_folder)
 
 
+def test_what_git_left_in_place_of_a_large_file(discriminator_folder: Path) -> None:
+    file = discriminator_folder / "model.safetensors"
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n")
+
+    with pytest.raises(UserError, match=f"{re.escape(str(file))}: is a pointer of Git LFS .* git lfs pull"):
+        read_state(discriminator_folder)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_no_numbers(discriminator_state: StateFile, value: float) -> None:
+    discriminator_state.tensors[QUERY] = np.full((16, 16), value, np.float32)
+
+    assert f"{QUERY} holds values that are no numbers" in rejected(discriminator_state, Discriminator)
+
+
 def test_no_weights(discriminator_folder: Path) -> None:
     (discriminator_folder / "model.safetensors").unlink()
 
