@@ -436,11 +436,10 @@ def _usage(name: str) -> None:
 
 def _take(arguments: Sequence[str], flag: str) -> tuple[str | None, list[str]]:
     """The value of `flag` (as "flag value" or "flag=value"), and the arguments without it."""
-    rest, value = list(arguments), None
+    rest = list(arguments)
     for i, argument in enumerate(rest):
         if argument == flag and i + 1 < len(rest):
-            value = rest[i + 1]
-            return value, rest[:i] + rest[i + 2 :]
+            return rest[i + 1], rest[:i] + rest[i + 2 :]
         if argument.startswith(flag + "="):
             return argument.removeprefix(flag + "="), rest[:i] + rest[i + 1 :]
     return None, rest

@@ -154,7 +154,7 @@ class ObjectiveConfig(_Settings):
 
     @property
     def trains_generator(self) -> bool:
-        """Whether a generator, if there is one, has a loss; a weight that JAX traces counts as one."""
+        """Whether a generator, if there is one, has a loss; a `generator_weight` that JAX traces counts as one."""
         weights = self.generator_weight, self.adversarial_weight
         return not all(isinstance(weight, int | float) and weight == 0 for weight in weights)
 

@@ -34,7 +34,7 @@ def token_cross_entropy(
 ) -> tuple[Scalar, Scalar]:
     """Over the tokens that have a target; the count is theirs."""
     counted = weight[:, None] * (target != IGNORED)
-    return jnp.sum(counted * _nll(logits, jnp.maximum(target, 0))), counted.sum()
+    return jnp.sum(counted * _nll(logits, target)), counted.sum()
 
 
 def span_cross_entropy(
@@ -43,10 +43,10 @@ def span_cross_entropy(
     """The mean of the cross-entropies of an answer's first and last token, over the real positions."""
     real = jnp.arange(logits.shape[1]) < length[:, None]
     by_end = jnp.moveaxis(jnp.where(real[..., None], logits, jnp.finfo(logits.dtype).min), 2, 1)
-    nll = _nll(by_end, jnp.maximum(target, 0))
-    return jnp.sum(weight[:, None] * nll) / 2, weight.sum()
+    return jnp.sum(weight[:, None] * _nll(by_end, target)) / 2, weight.sum()
 
 
 def _nll(logits: Float[Array, "... C"], target: Int[Array, "..."]) -> Float[Array, "..."]:
+    """-log softmax(logits)[target], and that of the first where there is no target."""
     at_target = jnp.take_along_axis(logits, jnp.maximum(target, 0)[..., None], axis=-1)[..., 0]
     return jax.nn.logsumexp(logits, axis=-1) - at_target

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from electra_jax.config import ComputeConfig, ElectraConfig
 from electra_jax.model.kernels import can_fuse, chosen
-from electra_jax.model.layers import Seed, barrier, keep_mask, layer_norm, linear, products
+from electra_jax.model.layers import LayerNorm, Seed, barrier, keep_mask, linear, products
 from electra_jax.model.lookup import take_positions
 from electra_jax.model.residual import add_and_norm
 
@@ -23,7 +23,7 @@ class SelfAttention(nnx.Module):
         self.config, self.compute, dtype = config, compute, jnp.dtype(compute.dtype)
         square = partial(linear, config.hidden_size, config.hidden_size, config, dtype, rngs)
         self.query, self.key, self.value, self.output = square(), square(), square(), square()
-        self.norm = layer_norm(config.hidden_size, config, dtype, rngs)
+        self.norm = LayerNorm(config.hidden_size, config.layer_norm_eps, dtype)
 
     def __call__(
         self,
@@ -105,7 +105,7 @@ def _attend_backward(rate: float, kept: _Residuals, g: Float[Array, "B L N D"]) 
     g, dtype = barrier(_by_head(g)), kept.value.dtype
     weights = barrier(_weights(rate, kept.exps, kept.scale, kept.seed))
     weights_gradient = jnp.einsum("BNLD,BNMD->BNLM", g, kept.value, preferred_element_type=jnp.float32)
-    mean = (g * kept.mixed).astype(jnp.float32).sum(-1, keepdims=True)  # of weights_gradient, by weights
+    mean = (g.astype(jnp.float32) * kept.mixed).sum(-1, keepdims=True)  # of weights_gradient, by weights
     scores_gradient = weights * weights_gradient - kept.exps * (kept.scale * mean)
     scores_gradient = barrier(scores_gradient.astype(dtype))
     query_gradient = jnp.einsum("BNLM,BNMD->BNLD", scores_gradient, kept.key) * kept.query.shape[-1] ** -0.5

@@ -10,7 +10,7 @@ from electra_jax.config import ComputeConfig, ElectraConfig, ModelConfig
 from electra_jax.model.embeddings import Differences, Embeddings, Tokens
 from electra_jax.model.encoder import Encoder
 from electra_jax.model.generators import GENERATORS, Generator, TwoTowerGenerator
-from electra_jax.model.heads import MaskedLMHead, ReplacedTokenHead
+from electra_jax.model.heads import MaskedLMHead, ReplacedTokenHead, word_logits
 
 NO_GENERATOR = "this objective has no generator"
 
@@ -92,9 +92,7 @@ class Electra(nnx.Module):
         self, tokens: Tokens, positions: Int[Array, "B K"], key: PRNGKeyArray | None = None
     ) -> Float[Array, "B K V"]:
         """The generator's logits at `positions`; with a key, dropout is on."""
-        table, bias = self.output
-        states = self.states(tokens, positions, key)
-        return jnp.einsum("BKE,VE->BKV", states, table.astype(states.dtype), preferred_element_type=jnp.float32) + bias
+        return word_logits(self.states(tokens, positions, key), *self.output)
 
     @property
     def reads_masks(self) -> bool:

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from electra_jax.config import ElectraConfig
-from electra_jax.model.layers import initializer, layer_norm
+from electra_jax.model.layers import LayerNorm, initializer
 from electra_jax.model.lookup import take_rows
 
 
@@ -86,7 +86,7 @@ class Embeddings(nnx.Module):
         self.word = table(config.vocab_size)
         self.position = table(config.max_position_embeddings)
         self.type = table(config.type_vocab_size)
-        self.norm = layer_norm(config.embedding_size, config, dtype, rngs)
+        self.norm = LayerNorm(config.embedding_size, config.layer_norm_eps, dtype)
 
     def __call__(self, tokens: Tokens) -> Float[Array, "B L E"]:
         """Embed tokens of at most `max_position_embeddings` positions."""

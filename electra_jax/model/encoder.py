@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt32
 
 from electra_jax.config import ComputeConfig, ElectraConfig, RematPolicy
 from electra_jax.model.attention import SelfAttention
-from electra_jax.model.layers import Seed, dropout, gelu, layer_norm, linear, row_keys
+from electra_jax.model.layers import LayerNorm, Seed, dropout, gelu, linear, row_keys
 from electra_jax.model.residual import add_and_norm
 
 SITES = 3  # dropout masks in a layer: attention's weights, attention's output, feed-forward's output
@@ -23,7 +23,7 @@ class FeedForward(nnx.Module):
         self.rate, self.compute, dtype = config.hidden_dropout_prob, compute, jnp.dtype(compute.dtype)
         self.intermediate = linear(config.hidden_size, config.intermediate_size, config, dtype, rngs)
         self.output = linear(config.intermediate_size, config.hidden_size, config, dtype, rngs)
-        self.norm = layer_norm(config.hidden_size, config, dtype, rngs)
+        self.norm = LayerNorm(config.hidden_size, config.layer_norm_eps, dtype)
 
     def __call__(self, x: Float[Array, "B L H"], seed: Seed | None) -> Float[Array, "B L H"]:
         """Apply it to every position."""
@@ -81,7 +81,7 @@ class Encoder(nnx.Module):
             x = self.project(x)
         graphdef, stacked = nnx.split(self.layers)
 
-        @jax.jit  # traced once for all layers but the last
+        @jax.jit  # traced once for all layers, and once more for a last one at `positions`
         def apply(x: Array, attended: Array, parameters_and_seeds: tuple, positions: Array | None = None) -> Array:
             parameters, seeds = parameters_and_seeds
             return nnx.merge(graphdef, parameters)(x, attended, seeds, positions)

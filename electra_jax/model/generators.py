@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from electra_jax.config import ComputeConfig, ElectraConfig
 from electra_jax.model.embeddings import Embeddings, Tokens
 from electra_jax.model.encoder import Encoder
-from electra_jax.model.heads import MaskedLMHead
+from electra_jax.model.heads import MaskedLMHead, word_logits
 from electra_jax.model.layers import row_keys, split_rows
 from electra_jax.model.lookup import take_positions
 
@@ -32,7 +32,7 @@ class GeneratorTower(nnx.Module):
 
     def __call__(self, embeddings: Embeddings, tokens: Tokens) -> Float[Array, "B L V"]:
         """Logits at every position."""
-        return self.head.logits(self.states(embeddings, tokens), embeddings.word[...])
+        return word_logits(self.states(embeddings, tokens), embeddings.word[...], self.output_bias)
 
     @property
     def output_bias(self) -> Float[Array, " V"]:
@@ -46,7 +46,7 @@ class GeneratorTower(nnx.Module):
         positions: Int[Array, "B K"] | None = None,
         key: PRNGKeyArray | None = None,
         encoder: Encoder | None = None,
-    ) -> Float[Array, "B K E"]:
+    ) -> Float[Array, "B L E"] | Float[Array, "B K E"]:
         """What the logits at `positions`, or at all of them, are the product of, with the word table.
 
         The last layer and the head compute no other position. `encoder` is used for its own.
@@ -87,7 +87,7 @@ class TwoTowerGenerator(nnx.Module):
         positions: Int[Array, "B K"] | None = None,
         key: PRNGKeyArray | None = None,
         encoder: Encoder | None = None,
-    ) -> Float[Array, "B K E"]:
+    ) -> Float[Array, "B L E"] | Float[Array, "B K E"]:
         """What the logits at `positions`, or at all of them, are the product of, with the word table."""
         keys = (None, None) if key is None else split_rows(row_keys(key, len(tokens.ids)), 2)
         embedded, length = embeddings(tokens), tokens.ids.shape[1]
@@ -136,7 +136,7 @@ class UnigramGenerator(nnx.Module):
         positions: Int[Array, "B K"] | None = None,
         key: PRNGKeyArray | None = None,
         encoder: Encoder | None = None,
-    ) -> Float[Array, "B K E"]:
+    ) -> Float[Array, "B L E"] | Float[Array, "B K E"]:
         """Zeros: no position is unlike another."""
         return jnp.zeros((*(tokens.ids if positions is None else positions).shape, self.size), self.dtype)
 

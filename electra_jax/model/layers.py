@@ -34,11 +34,6 @@ def split_rows(keys: PRNGKeyArray, number: int) -> list[PRNGKeyArray]:
     return list(jax.vmap(lambda key: jax.random.split(key, number), out_axes=1)(keys))
 
 
-def layer_norm(size: int, config: ElectraConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> "LayerNorm":
-    """A LayerNorm whose epsilon is the configuration's."""
-    return LayerNorm(size, config.layer_norm_eps, dtype)
-
-
 def linear(size: int, features: int, config: ElectraConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Linear:
     """A dense layer whose kernel starts from the truncated normal of [G] model/modeling.py."""
     return nnx.Linear(size, features, kernel_init=initializer(config), dtype=dtype, dot_general=dot_general, rngs=rngs)
@@ -199,23 +194,26 @@ def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """x * Phi(x), by erf (Hendrycks & Gimpel, 2016).
 
     `jax.nn.gelu(approximate=False)` takes the slower erfc. The derivative is computed from x alone, so only x is kept
-    for it, and the barriers stop XLA from computing it again inside each matrix product that consumes it.
+    for it, and the barriers stop XLA from computing it again inside each matrix product that consumes it. Computed in
+    float32: in bfloat16, 1 + erf leaves nothing of the negative tail.
     """
     return _gelu(x)
 
 
 def _cdf(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    return 0.5 * (1 + jax.lax.erf(x * np.asarray(0.5**0.5, x.dtype)))
+    return 0.5 * (1 + jax.lax.erf(x * np.float32(0.5**0.5)))
 
 
 def _gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    return barrier(x * _cdf(x))
+    wide = x.astype(jnp.float32)
+    return barrier((wide * _cdf(wide)).astype(x.dtype))
 
 
 def _gelu_backward(x: Float[Array, "..."], g: Float[Array, "..."]) -> tuple[Float[Array, "..."]]:
     x, g = barrier((x, g))
-    pdf = jnp.exp(-0.5 * x * x) * np.asarray((2 * np.pi) ** -0.5, x.dtype)
-    return (barrier(g * (_cdf(x) + x * pdf)),)
+    wide = x.astype(jnp.float32)
+    pdf = jnp.exp(-0.5 * wide * wide) * np.float32((2 * np.pi) ** -0.5)
+    return (barrier((g * (_cdf(wide) + wide * pdf)).astype(x.dtype)),)
 
 
 gelu.defvjp(lambda x: (_gelu(x), x), _gelu_backward)
@@ -268,7 +266,8 @@ def _mix(h: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
 
 
 def _drop(x: Float[Array, "..."], seed: Seed, rate: float) -> Float[Array, "..."]:
-    return jnp.where(keep_mask(seed, x.shape, rate), x * np.asarray(1 / (1 - rate), x.dtype), 0)
+    scaled = (x * np.float32(1 / (1 - rate))).astype(x.dtype)  # 1.111 is 1.109 in bfloat16
+    return jnp.where(keep_mask(seed, x.shape, rate), scaled, 0)
 
 
 _dropout = jax.custom_vjp(lambda rate, x, seed: _drop(x, seed, rate), nondiff_argnums=(0,))

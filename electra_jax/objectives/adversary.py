@@ -15,7 +15,8 @@ from electra_jax.objectives.masking import gather
 def adversarial_sum(
     model: Electra, corrupted: Corrupted, logits: Float[Array, "B L"], config: ObjectiveConfig
 ) -> Float[Array, ""]:
-    """What REINFORCE (Williams, 1992) minimises, summed over the picks: its gradient reaches the generator alone.
+    """What REINFORCE (Williams, 1992) minimises, summed over the picks: its gradient reaches the generator, and what
+    that shares, alone.
 
     A sample's reward is the discriminator's loss at its position. Its baseline is the mean reward of the row's other
     picks, where [P] learns one: it takes no parameters, and the expected gradient is the same.

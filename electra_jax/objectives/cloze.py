@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from electra_jax.config import ObjectiveConfig
+from electra_jax.model.heads import word_logits
 from electra_jax.model.layers import barrier, transposed_product
 from electra_jax.model.lookup import add_by_id
 from electra_jax.objectives.sampling import draw, weigh
@@ -74,8 +75,7 @@ cloze.defvjp(_cloze, _backward)
 
 def _predict(config: ObjectiveConfig, picked: Picked, table: Array, bias: Array) -> tuple[tuple, Array, Array]:
     """Both sums, the samples, and exp(logits - the largest) [P, V]."""
-    table = table.astype(picked.states.dtype)
-    logits = jnp.einsum("PE,VE->PV", picked.states, table, preferred_element_type=jnp.float32) + bias
+    logits = word_logits(picked.states, table, bias)
     largest, target = logits.max(-1), jnp.take_along_axis(logits, picked.targets[:, None], axis=1)[:, 0]
     exps = barrier(jnp.exp(logits - largest[:, None]))
     nll = jnp.log(exps.sum(-1)) + largest - target

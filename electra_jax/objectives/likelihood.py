@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from electra_jax.model.heads import word_logits
 from electra_jax.objectives.cloze import in_chunks
 
 
@@ -18,8 +19,7 @@ def log_likelihood(
     @jax.checkpoint
     def some(states_and_ids: tuple[Array, Array]) -> tuple[tuple, tuple[Array, Array]]:
         states, ids = states_and_ids
-        matrix = table.astype(states.dtype)
-        logits = jnp.einsum("PE,VE->PV", states, matrix, preferred_element_type=jnp.float32) + bias
+        logits = word_logits(states, table, bias)
         wanted = jnp.take_along_axis(logits, ids.reshape(len(ids), -1), axis=1)
         total = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
         return (), ((wanted - total).reshape(ids.shape), logits.max(-1) - total[:, 0])

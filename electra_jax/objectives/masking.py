@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Int, PRNGKeyArray, Shaped
 
 from electra_jax.config import ObjectiveConfig
 from electra_jax.model import Tokens
@@ -52,9 +52,9 @@ def count_picks(tokens: Tokens, special: SpecialTokens, config: ObjectiveConfig)
     return jnp.minimum(wanted, candidates(tokens, special).sum(1))
 
 
-def gather(ids: Int[Array, "B L"], picks: Picks) -> Int[Array, "B K"]:
-    """The ids at the picks (and whatever stands at position 0 in unused slots)."""
-    return jnp.take_along_axis(ids, picks.positions, axis=1)
+def gather(values: Shaped[Array, "B L"], picks: Picks) -> Shaped[Array, "B K"]:
+    """The values at the picks (and whatever stands at position 0 in unused slots)."""
+    return jnp.take_along_axis(values, picks.positions, axis=1)
 
 
 def scatter(ids: Int[Array, "B L"], picks: Picks, new: Int[Array, "B K"] | int) -> Int[Array, "B L"]:

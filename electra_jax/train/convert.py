@@ -4,7 +4,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import tomli_w
@@ -38,8 +38,6 @@ from electra_jax.train.run import (
     read_objective,
     restore_params,
 )
-
-KINDS: tuple[Kind, ...] = ("discriminator", "generator")
 
 
 class Imported(NamedTuple):
@@ -174,7 +172,7 @@ def _figures(record: Mapping[str, Any]) -> dict[str, float]:
 def _settings(imported: Imported) -> str:
     """config.toml of imported weights: the shapes of the towers that there are, and what they learned."""
     table = asdict(imported.model)
-    for kind in KINDS:
+    for kind in get_args(Kind):
         if kind not in imported.params:
             del table[kind]
     return tomli_w.dumps({"model": table, "objective": {"name": imported.objective}})

@@ -48,11 +48,11 @@ from electra_jax.train.sharding import abstract, by_row, make_mesh, put_rows, re
 from electra_jax.train.step import (
     State,
     abstract_params,
+    freezes_generator,
     init_params,
     init_state,
     jit_step,
     make_evaluation,
-    trains_generator,
 )
 from electra_jax.train.word_start import word_table
 
@@ -124,7 +124,7 @@ def _agreed_weights(config: PretrainConfig, manifest: Manifest, rows: Rows) -> P
 def _initial_weights(config: PretrainConfig, manifest: Manifest, rows: Rows) -> Params:
     """The parameters of `config.init_from`, of one tower or both, or the word table of `config.word_start`; or none."""
     weights = _read_weights(config, manifest) if config.init_from else {}
-    if not trains_generator(config) and config.model.generator_kind in LEARNED and "generator" not in weights:
+    if freezes_generator(config) and config.model.generator_kind in LEARNED and "generator" not in weights:
         raise UserError(
             "objective.generator_weight: 0 leaves the generator as it starts, and it would start at random; give "
             "init_from a run whose objective is mlm and whose encoder has the generator's size, or one with a generator"
@@ -145,7 +145,9 @@ def _read_weights(config: PretrainConfig, manifest: Manifest) -> Params:
     model, (_, params) = read_model(run), restore_params(run)
     shared = ["vocab_size", "embedding_size", "max_position_embeddings", "type_vocab_size", "layer_norm_eps"]
     shared += ["tie", "generator_kind"] if "generator" in params else []
-    for name in (*shared, *(tower for tower in ("discriminator", "generator") if tower in params)):
+    towers = ["discriminator"]
+    towers += ["generator"] if "generator" in params and model.generator_kind in LEARNED else []  # others are no tower
+    for name in (*shared, *towers):
         theirs, ours = getattr(model, name), getattr(config.model, name)
         if theirs != ours:
             raise UserError(f"{run}: its model.{name} is {theirs}, and this run's is {ours}; make them the same")

@@ -86,15 +86,15 @@ def abstract_params(config: PretrainConfig) -> Params:
     return nnx.to_pure_dict(nnx.state(abstract_model(config.model, config.compute, objective(config).parts)))
 
 
-def trains_generator(config: PretrainConfig) -> bool:
-    """Whether the generator has a loss, or there is none."""
-    return config.objective.trains_generator or not objective(config).parts.generator
+def freezes_generator(config: PretrainConfig) -> bool:
+    """Whether there is a generator, and it has no loss."""
+    return objective(config).parts.generator and not config.objective.trains_generator
 
 
 def optimizer_of(config: PretrainConfig) -> optax.GradientTransformation:
     """The run's optimiser. A generator that is not trained does not decay either, nor do tables of its own."""
     tables = ("embeddings",) if config.model.tie == "gdes" else ()
-    frozen = () if trains_generator(config) else ("generator", *tables)
+    frozen = ("generator", *tables) if freezes_generator(config) else ()
     return make_optimizer(config.optimizer, config.steps, frozen)
 
 

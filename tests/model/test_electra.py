@@ -94,6 +94,12 @@ def test_the_generator_reads_the_given_positions_alone() -> None:
     np.testing.assert_allclose(outputs(model, tokens())[0], picked, rtol=1e-5, atol=1e-5)
 
 
+def test_logits_of_bfloat16_are_not_rounded_to_it() -> None:
+    for logits in outputs(electra(dtype="bfloat16"), tokens()):
+        rounded = logits.astype(jnp.bfloat16).astype(jnp.float32)
+        assert np.mean(np.asarray(rounded == logits)) < 0.1
+
+
 def test_bfloat16_gives_float32_logits_that_are_near() -> None:
     for half, full in zip(outputs(electra(dtype="bfloat16"), tokens()), outputs(electra(), tokens()), strict=True):
         assert half.dtype == jnp.float32

@@ -165,8 +165,11 @@ def test_a_frozen_generator_must_come_from_somewhere(finished: PretrainConfig, t
     with pytest.raises(UserError, match=r"objective.generator_weight: 0 leaves the generator as it starts"):
         pretrain(replace(finished, out=tmp_path / "run", objective=objective))
     assert not (tmp_path / "run").exists()
-    unigram = replace(finished.model, generator_kind="uniform")
-    pretrain(replace(finished, out=tmp_path / "run", objective=objective, model=unigram, steps=2))
+    unigram = replace(finished.model, generator_kind="unigram")
+    run = replace(finished, out=tmp_path / "run", objective=objective, model=unigram, steps=2)
+    pretrain(run)
+    unused = replace(unigram, generator=replace(unigram.generator, num_hidden_layers=2))  # a tower that it has not
+    pretrain(replace(run, out=tmp_path / "again", model=unused, init_from=run.out))
 
 
 @pytest.mark.parametrize(
