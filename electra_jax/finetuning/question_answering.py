@@ -144,7 +144,8 @@ class QuestionAnswering(Task):
         None is []. A text that the context doesn't hold may be any of these as JSON, or a list as Python writes it.
         """
         column = self.settings.label[0]
-        if not is_missing(record.values.get("is_impossible")) and bit_of(record, "is_impossible"):
+        impossible = record.values.get("is_impossible")
+        if not is_missing(impossible) and impossible != "" and bit_of(record, "is_impossible"):
             return []
         value = record.get(column)
         if is_missing(value):

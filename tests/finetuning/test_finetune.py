@@ -143,17 +143,45 @@ def test_without_evaluation_the_last_step_is_kept(learning: FinetuneConfig, tmp_
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
+def start_of(config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What is told before the first seed."""
+    monkeypatch.setattr(Tuner, "run", interrupt)
+    console = Console(file=(file := io.StringIO()), width=200)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(config, console)
+    return file.getvalue()
+
+
 @pytest.mark.parametrize(("count", "says"), [(13, None), (30, "25.0% of the examples to 16 tokens, where they are")])
 def test_how_many_examples_are_cut_is_told(
     learning: FinetuneConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, says: str | None
 ) -> None:
-    monkeypatch.setattr(Tuner, "run", interrupt)  # which comes after it is told
     rows = [("good", "fox"), ("bad", "dog"), ("bad", "dog fox"), ("good", "fox " * count)]
     train = str(write_csv(tmp_path / "some.csv", ("label", "text"), rows))
-    console = Console(file=(file := io.StringIO()), width=200)
-    with pytest.raises(KeyboardInterrupt):
-        finetune(replace(learning, train=train, out=tmp_path / "out", length=16, eval_fraction=0.0), console)
-    assert says in file.getvalue() if says else "where they are longer" not in file.getvalue()
+    told = start_of(replace(learning, train=train, out=tmp_path / "out", length=16, eval_fraction=0.0), monkeypatch)
+    assert says in told if says else "where they are longer" not in told
+
+
+def test_how_often_each_label_occurs_is_told(
+    learning: FinetuneConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [("good", "fox"), ("bad", "dog"), ("bad", "dog fox"), ("god", "fox dog")]
+    train = str(write_csv(tmp_path / "some.csv", ("label", "text"), rows))
+    told = start_of(replace(learning, train=train, out=tmp_path / "out", eval_fraction=0.0), monkeypatch)
+    assert "bad (2), god (1), good (1)" in told
+
+
+@pytest.mark.parametrize(("longest", "says"), [(2, True), (3, False)])
+def test_answers_that_are_too_long_to_be_given_are_told(
+    learning: FinetuneConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, longest: int, says: bool
+) -> None:
+    (tmp_path / "some.jsonl").write_text(
+        '{"question": "who?", "context": "the quick fox runs", "answers": "the quick fox"}\n'
+        '{"question": "who?", "context": "the quick fox runs", "answers": "fox"}\n'
+    )
+    asked = {"task": "question-answering", "train": str(tmp_path / "some.jsonl"), "max_answer_length": longest}
+    told = start_of(replace(learning, **asked, out=tmp_path / "out", eval_fraction=0.0), monkeypatch)
+    assert ("1 answers, of more than 2 tokens; see --max-answer-length" in told) == says
 
 
 def test_weights_that_are_no_numbers_are_not_kept(learning: FinetuneConfig, tmp_path: Path) -> None:

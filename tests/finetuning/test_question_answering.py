@@ -182,7 +182,7 @@ def test_a_question_may_be_said_to_have_no_answer(
     assert make(pieces).read(Record("a", 1, row), labelled=True).target == []
 
 
-@pytest.mark.parametrize("said", [False, 0, "0.0", "false", None])
+@pytest.mark.parametrize("said", [False, 0, "0.0", "false", None, ""])
 def test_a_question_may_be_said_to_have_an_answer(pieces: PreTrainedTokenizerFast, said: Any) -> None:
     row = {"question": "who?", "context": "a fox", "is_impossible": said, "answers": "fox"}
     assert make(pieces).read(Record("a", 1, row), labelled=True).target == [Answer("fox", 2)]
