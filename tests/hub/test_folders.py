@@ -10,6 +10,7 @@ from electra_jax.errors import UserError
 from electra_jax.hub.folders import read_model, write_model
 from electra_jax.hub.names import flat
 from electra_jax.hub.pretrained import Discriminator, Generator
+from electra_jax.train.convert import import_pretrained
 
 
 def test_what_was_written_is_read(generator: Generator, tmp_path: Path) -> None:
@@ -71,3 +72,11 @@ def test_config_of_another_size(discriminator_folder: Path) -> None:
 
     with pytest.raises(UserError, match=r"word_embeddings\.weight has shape \(40, 8\), and the settings"):
         Discriminator.from_pretrained(discriminator_folder)
+
+
+def test_an_import_tells_that_there_is_no_tokenizer(
+    discriminator_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = import_pretrained(discriminator_folder, tmp_path / "imported")
+    assert f"{discriminator_folder}: holds no tokenizer; imported without one" in capsys.readouterr().err
+    assert not (run / "tokenizer").exists()
