@@ -15,6 +15,8 @@ from electra_jax.errors import UserError, first_line
 
 SPECIAL_NAMES = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
 SIDES = ("padding_side", "truncation_side")
+VOCABULARIES = ("tokenizer.json", "vocab.txt")
+"""Files of which a tokenizer's folder has one or both."""
 SETTINGS = "tokenizer_config.json"
 """What a folder says of its tokenizer beside the vocabulary."""
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -89,9 +91,7 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path, positions: 
     """
     state = _backend_state(tokenizer)
     _write_json(folder / "tokenizer.json", state)
-    _write_json(folder / SETTINGS, _tokenizer_config(tokenizer, state))
-    if positions is not None:
-        limit_length(folder, positions)
+    _write_json(folder / SETTINGS, _limited(_tokenizer_config(tokenizer, state), positions))
     (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in vocabulary(tokenizer)), encoding="utf-8")
 
 
@@ -108,10 +108,24 @@ def max_length(tokenizer: PreTrainedTokenizerFast) -> int | None:
 
 
 def limit_length(folder: Path, positions: int) -> None:
-    """Have the tokenizer in `folder` say that its model has `positions`, if it says more or nothing."""
-    settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-    if settings.get("model_max_length", math.inf) > positions:
-        _write_json(folder / SETTINGS, settings | {"model_max_length": positions})
+    """Have the settings of the tokenizer in `folder`, if it has any, say that its model has `positions` at most."""
+    file = folder / SETTINGS
+    if not file.is_file():
+        return
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    if _limited(settings, positions) != settings:  # or else it stays as it was written
+        _write_json(file, _limited(settings, positions))
+
+
+def _limited(settings: dict[str, Any], positions: int | None) -> dict[str, Any]:
+    if positions is None or settings.get("model_max_length", math.inf) <= positions:
+        return settings
+    return settings | {"model_max_length": positions}
+
+
+def holds_tokenizer(folder: Path) -> bool:
+    """Whether a folder has a vocabulary, in either form."""
+    return any((folder / name).is_file() for name in VOCABULARIES)
 
 
 def _backend_state(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
@@ -151,7 +165,7 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 def _check_files(folder: Path) -> None:
     # transformers takes a folder without these for a vocabulary of five tokens, and says nothing.
-    if not any((folder / name).is_file() for name in ("vocab.txt", "tokenizer.json")):
+    if not holds_tokenizer(folder):
         raise UserError(f"{folder}: holds no tokenizer: neither vocab.txt nor tokenizer.json is there")
     vocabulary = folder / "vocab.txt"
     if not (folder / "tokenizer.json").is_file() and vocabulary.read_bytes().startswith(codecs.BOM_UTF8):

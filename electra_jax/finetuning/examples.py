@@ -8,7 +8,7 @@ from collections.abc import Sequence, Set
 from io import StringIO
 from token import STRING
 from tokenize import TokenError, generate_tokens
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -96,11 +96,11 @@ def list_of(record: Record, column: str, separator: str | None) -> list[str]:
     if is_missing(value):
         raise EmptyFieldError(f"{record.where}, column {column!r} is empty")
     if isinstance(value, str):
-        written = written_list(value.strip())
-        if written is None and LIKE_A_LIST.fullmatch(value.strip()):
+        read = written(value.strip(), "[]")
+        if read is None and LIKE_A_LIST.fullmatch(value.strip()):
             place = f"{record.where}, column {column!r}"
             raise UserError(f"{place} holds {value!r}, a list that is neither JSON's nor Python's; write it as JSON")
-        value = [part.strip() for part in value.split(separator) if part.strip()] if written is None else written
+        value = [part.strip() for part in value.split(separator) if part.strip()] if read is None else read
     if not isinstance(value, list):
         raise UserError(f"{record.where}, column {column!r} holds {value!r}, and a list is wanted")
     if any(map(is_missing, value)):
@@ -116,11 +116,11 @@ def bit_of(record: Record, column: str) -> bool:
     return value.lower() in ("1", "1.0", "true")
 
 
-def written_list(text: str) -> list[Any] | None:
-    """The list that JSON or Python wrote as this text; None where it is another."""
-    if not (text.startswith("[") and text.endswith("]")):
+def written(text: str, brackets: Literal["[]", "{}"]) -> Any:
+    """The list, or the object, that JSON or Python wrote as this text; None where it is another."""
+    if not (text.startswith(brackets[0]) and text.endswith(brackets[1])):
         return None
-    for read in (json.loads, _python_list):
+    for read in (json.loads, _python_literal):
         try:
             return read(text)
         except (ValueError, TypeError, SyntaxError, RecursionError, TokenError):
@@ -128,12 +128,12 @@ def written_list(text: str) -> list[Any] | None:
     return None
 
 
-def _python_list(text: str) -> list[Any]:
+def _python_literal(text: str) -> Any:
     tree = ast.parse(text, mode="eval")
     strings = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
     tokens = [token for token in generate_tokens(StringIO(text).readline) if token.type == STRING]
     if len(tokens) != len(strings):  # NumPy leaves the commas out, and Python would take 'a' 'b' for 'ab'
-        raise ValueError("is no list as Python writes it")
+        raise ValueError("is not as Python writes it")
     return ast.literal_eval(tree)
 
 

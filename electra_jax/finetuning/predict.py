@@ -17,8 +17,8 @@ from electra_jax.finetuning.task import Prediction, read_examples
 from electra_jax.finetuning.tasks import task_of
 from electra_jax.hub.source import TASK_FILE, local_folder
 
-OF_ANSWERS = {"null_threshold", "max_answer_length"}
-"""Settings that question answering alone has."""
+OF_ANSWERS, COLUMNS = ("null_threshold", "max_answer_length"), ("text", "label")
+"""Settings that question answering alone has, and those of each task's columns."""
 EXAMPLES_AT_ONCE = 2048
 """In memory; sorted by length, they make batches with little padding."""
 
@@ -101,18 +101,20 @@ def load_fine_tuned(model: str | Path | FineTuned, compute: ComputeConfig, setti
     Raises UserError for settings that the task does not have, and for more or fewer columns than the model was
     fine-tuned on, where its folder says so.
     """
+    if isinstance(model, FineTuned):
+        fine_tuned, told = model, True
+    else:
+        folder = local_folder(model)
+        fine_tuned, told = FineTuned.from_pretrained(folder, compute), (folder / TASK_FILE).is_file()
     changes: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
-    source = model if isinstance(model, FineTuned) else local_folder(model)
-    fine_tuned = source if isinstance(source, FineTuned) else FineTuned.from_pretrained(source, compute)
     if not changes:
         return fine_tuned
     before = fine_tuned.task.settings
-    for name in OF_ANSWERS & changes.keys():
+    for name in [name for name in OF_ANSWERS if name in changes]:
         if before.task != "question-answering":
             raise UserError(f"{name}: {before.task} gives no answers; leave it out")
-    told = isinstance(source, FineTuned) or (source / TASK_FILE).is_file()
-    for name in ("text", "label"):
-        known, changes[name] = getattr(before, name), tuple(changes.get(name, getattr(before, name)))
+    for name in [name for name in COLUMNS if name in changes]:
+        known, changes[name] = getattr(before, name), tuple(changes[name])
         if told and len(changes[name]) != len(known):
             raise UserError(f"{name}: {len(changes[name])} columns are named, and the model has {', '.join(known)}")
     return replace(fine_tuned, task=task_of(replace(before, **changes), fine_tuned.tokenizer, fine_tuned.config))

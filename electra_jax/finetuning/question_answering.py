@@ -1,9 +1,6 @@
 """Question answering: the span of a context that answers a question, if any does (SQuAD 1.1 and 2.0)."""
 
-import ast
 import collections
-import contextlib
-import json
 import re
 import string
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +21,7 @@ from electra_jax.finetuning.examples import (
     bit_of,
     is_missing,
     sequence_of,
-    written_list,
+    written,
 )
 from electra_jax.finetuning.task import Prediction, Scores, Task
 from electra_jax.hub.configs import TaskHead
@@ -86,6 +83,12 @@ class QuestionAnswering(Task):
         for owner, encoding in zip(encoded["overflow_to_sample_mapping"], encoded.encodings, strict=True):
             windows[owner].append(_window(encoding, examples[owner].target))
         return windows
+
+    def notes(self, features: Sequence[Feature]) -> dict[str, str]:  # noqa: D102
+        longest = self.settings.max_answer_length
+        spans = np.array([feature.target for feature in features])
+        long = int(np.sum(spans[:, 1] - spans[:, 0] >= longest))
+        return {"too long": f"{long:,} answers, of more than {longest} tokens; see --max-answer-length"} if long else {}
 
     def loss(self, logits: Float[Array, "B L 2"], batch: dict[str, Array]) -> tuple[losses.Scalar, losses.Scalar]:  # noqa: D102
         return losses.span_cross_entropy(logits, batch["target"], batch["length"], batch["weight"])
@@ -195,11 +198,10 @@ def _squad_records(articles: Sequence[Mapping[str, Any]], path: Path) -> Iterato
 
 def _written(text: str) -> Any:
     """The object or list, as JSON or Python writes it, that a cell of CSV holds; the text, where it is another."""
-    for read in (json.loads, ast.literal_eval) if text.startswith("{") else ():
-        with contextlib.suppress(ValueError, SyntaxError, RecursionError):
-            return read(text)
-    written = written_list(text)
-    return text if written is None else written
+    for found in (written(text, "{}"), written(text, "[]")):
+        if found is not None:
+            return found
+    return text
 
 
 def _objects(value: Any, where: str) -> Sequence[Mapping[str, Any]]:

@@ -88,6 +88,10 @@ class Task(ABC):
     def scores(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Scores:
         """Metrics over labelled examples, `metrics` among them."""
 
+    def notes(self, features: Sequence[Feature]) -> dict[str, str]:
+        """What a person should know of the training features before the first step, by its heading."""
+        return {}
+
     def fitted(self, examples: Sequence[Example], source: str) -> Self:
         """The task with what it takes from the training examples, such as the labels."""
         return self

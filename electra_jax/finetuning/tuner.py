@@ -24,7 +24,7 @@ from electra_jax.errors import UserError
 from electra_jax.files import write_text
 from electra_jax.finetuning.buckets import fit_buckets, padding_share, train_plans
 from electra_jax.finetuning.data import FinetuneData
-from electra_jax.finetuning.examples import Batch, Feature, collate
+from electra_jax.finetuning.examples import Batch, collate
 from electra_jax.finetuning.model import IN_WINDOWS, FineTuned, Forward, decode, graph_of
 from electra_jax.finetuning.optimizer import finetune_optimizer, optimizer_settings
 from electra_jax.finetuning.task import Scores, Task
@@ -257,10 +257,7 @@ class Tuner:
         full = np.mean(self.lengths >= self.task.settings.length)
         if full and self.task.head.kind not in IN_WINDOWS:
             rows["cut"] = f"{full:.1%} of the examples to {self.task.settings.length} tokens, where they are longer"
-        longest = self.task.settings.max_answer_length
-        if self.task.head.kind == "span" and (long := sum(_tokens_between(f) > longest for f in self.data.train.flat)):
-            rows["too long"] = f"{long:,} answers, of more than {longest} tokens; see --max-answer-length"
-        return table(str(self.config.out), rows)
+        return table(str(self.config.out), rows | self.task.notes(self.data.train.flat))
 
     def _labels_told(self) -> str:
         """Each label with how often the training examples have it, which shows what was mistyped."""
@@ -272,13 +269,6 @@ class Tuner:
         """The model that a seed left in `folder`."""
         task = self.task.with_settings(null_threshold=result.null_threshold)
         return FineTuned(self.model, self.best_params(folder), task, self.config.compute)
-
-
-def _tokens_between(feature: Feature) -> int:
-    """Tokens of a window's answer, first and last included."""
-    assert feature.target is not None
-    start, stop = feature.target
-    return int(stop - start) + 1
 
 
 def _eval_records(file: Path) -> list[dict[str, Any]]:

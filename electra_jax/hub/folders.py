@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from electra_jax.config import ElectraConfig
-from electra_jax.data.tokenizer import SETTINGS, limit_length
+from electra_jax.data.tokenizer import holds_tokenizer, limit_length
 from electra_jax.errors import UserError
 from electra_jax.hub.configs import TaskHead, from_hf, read_head, write_config
 from electra_jax.hub.names import AnyKind, Kind
@@ -62,15 +62,13 @@ def write_model(
     write_state(to_state(params, config, kind, head.outputs if head else 1), folder / SAFETENSORS)
     if tokenizer_folder is not None:
         _copy_tokenizer(tokenizer_folder, folder)
-        if (folder / SETTINGS).is_file():
-            limit_length(folder, config.max_position_embeddings)
+        limit_length(folder, config.max_position_embeddings)
     if card is not None:
         (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def _copy_tokenizer(source: Path, folder: Path) -> None:
-    files = [source / name for name in TOKENIZER_FILES if (source / name).is_file()]
-    if not {"tokenizer.json", "vocab.txt"} & {file.name for file in files}:
+    if not holds_tokenizer(source):
         raise UserError(f"{source}: holds no tokenizer: neither tokenizer.json nor vocab.txt is there")
-    for file in files:
+    for file in [source / name for name in TOKENIZER_FILES if (source / name).is_file()]:
         shutil.copyfile(file, folder / file.name)

@@ -4,16 +4,15 @@ from pathlib import Path
 
 import huggingface_hub
 
-from electra_jax.data.tokenizer import HUB_NAME
+from electra_jax.data.tokenizer import HUB_NAME, SETTINGS, VOCABULARIES
 from electra_jax.errors import UserError
 from electra_jax.hub import configs, weights
 
 TASK_FILE = "task.json"
 """Of a fine-tuned model: how its task reads rows."""
 TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.txt",
+    *VOCABULARIES,
+    SETTINGS,
     "special_tokens_map.json",
     "added_tokens.json",
 )

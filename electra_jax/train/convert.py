@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from electra_jax.config import ModelConfig, ObjectiveConfig, TensorflowConfig
 from electra_jax.data.manifest import read_manifests
-from electra_jax.data.tokenizer import fitting, load_tokenizer, load_vocabulary, save_tokenizer
+from electra_jax.data.tokenizer import fitting, holds_tokenizer, load_tokenizer, load_vocabulary, save_tokenizer
 from electra_jax.errors import RunError, UserError, first_line
 from electra_jax.files import check_absent, new_folder, write_text
 from electra_jax.hub.card import model_card
@@ -125,11 +125,11 @@ def _read_folders(discriminator: str | Path, generator: str | Path | None, conso
             model = replace(model, tie="all")
             del generator_params["encoder"]
         pair["generator"] = generator_params
-    has_tokenizer = any((source / name).is_file() for name in ("tokenizer.json", "vocab.txt"))
-    if not has_tokenizer:
+    objective = pretraining_objective(source) or ObjectiveConfig.name
+    if not holds_tokenizer(source):
         console.print(f"{source}: holds no tokenizer; imported without one", soft_wrap=True)
-    tokenizer = fitting(load_tokenizer(source), model.vocab_size, source) if has_tokenizer else None
-    return Imported(model, pair, tokenizer, pretraining_objective(source) or ObjectiveConfig.name)
+        return Imported(model, pair, None, objective)
+    return Imported(model, pair, fitting(load_tokenizer(source), model.vocab_size, source), objective)
 
 
 def _read_checkpoint(checkpoint: Path, settings: TensorflowConfig, console: Console) -> Imported:

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import jax
 import micro
@@ -52,13 +53,20 @@ def test_a_classifier_of_texts_takes_no_pairs(learnt: FinetuneConfig) -> None:
         Classifier.from_pretrained(learnt.out)(["a"], ["b"])
 
 
-def test_a_model_of_transformers_reads_as_far_as_it_can(tmp_path: Path, words: Path) -> None:
+def made_by_transformers(architecture: str, words: Path, folder: Path) -> tuple[Any, Any]:
+    """A model of random weights, and its tokenizer, saved by transformers."""
     tokenizer = load_tokenizer(words)
     sizes = {"vocab_size": len(tokenizer), "embedding_size": 8, "hidden_size": 16, "num_hidden_layers": 1}
     config = transformers.ElectraConfig(**sizes, num_attention_heads=2, intermediate_size=16, initializer_range=1.0)
-    model, text = transformers.ElectraForSequenceClassification(config), "the lazy fox " * 80
-    model.save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
+    model = getattr(transformers, architecture)(config).eval()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return model, tokenizer
+
+
+def test_a_model_of_transformers_reads_as_far_as_it_can(tmp_path: Path, words: Path) -> None:
+    made_by_transformers("ElectraForSequenceClassification", words, tmp_path)
+    text = "the lazy fox " * 80
     pipeline = transformers.pipeline("text-classification", model=str(tmp_path), top_k=1)
     (answer,) = Classifier.from_pretrained(tmp_path)([text])
     assert answer["probability"] == pytest.approx(pipeline(text)[0][0]["score"], abs=1e-5)
@@ -76,14 +84,8 @@ def test_transformers_cuts_long_texts_for_the_folder(learnt: FinetuneConfig, tmp
 
 
 def test_a_tagger_of_transformers_reads_as_far_as_it_can(tmp_path: Path, words: Path) -> None:
-    tokenizer = load_tokenizer(words)
-    sizes = {"vocab_size": len(tokenizer), "embedding_size": 8, "hidden_size": 16, "num_hidden_layers": 1}
-    config = transformers.ElectraConfig(
-        **sizes, num_attention_heads=2, intermediate_size=16, max_position_embeddings=256, initializer_range=1.0
-    )
-    model, text = transformers.ElectraForTokenClassification(config).eval(), ["the", "lazy", "fox"] * 60
-    model.save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
+    model, tokenizer = made_by_transformers("ElectraForTokenClassification", words, tmp_path)
+    text = ["the", "lazy", "fox"] * 60
     encoded = tokenizer(text, is_split_into_words=True, return_tensors="pt")
     (theirs,) = model(**encoded).logits.argmax(-1).tolist()
     places = encoded.encodings[0].word_ids
@@ -92,11 +94,7 @@ def test_a_tagger_of_transformers_reads_as_far_as_it_can(tmp_path: Path, words: 
 
 
 def test_a_pair_model_of_transformers_is_told_its_columns(tmp_path: Path, words: Path) -> None:
-    tokenizer = load_tokenizer(words)
-    sizes = {"vocab_size": len(tokenizer), "embedding_size": 8, "hidden_size": 16, "num_hidden_layers": 1}
-    config = transformers.ElectraConfig(**sizes, num_attention_heads=2, intermediate_size=16, initializer_range=1.0)
-    transformers.ElectraForSequenceClassification(config).save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
+    made_by_transformers("ElectraForSequenceClassification", words, tmp_path / "model")
     rows = [{"a": text, "b": other, "gold": "LABEL_0"} for text, other in zip(TEXTS, TEXTS[::-1], strict=True)]
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     given = ["--model", tmp_path / "model", "--text", "a", "b"]
