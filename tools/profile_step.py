@@ -40,7 +40,7 @@ from electra_jax.errors import UserError
 from electra_jax.files import check_absent
 from electra_jax.objectives.masking import SpecialTokens
 from electra_jax.presets import load_config
-from electra_jax.train.cache import compile_now, keep_compiled
+from electra_jax.train.cache import Options, compile_now, keep_compiled
 from electra_jax.train.check import check, check_mesh, check_settings
 from electra_jax.train.memory import keep_memory
 from electra_jax.train.sharding import make_mesh, put_rows
@@ -103,7 +103,10 @@ def main(arguments: Arguments, console: Console) -> None:
     check_mesh(config, mesh)
     with jax.set_mesh(mesh), closing(batches(config, arguments.data)) as some:
         batch = put_rows(next(some), mesh)
-        compiled = compile_now(jit_step(config, special_tokens(manifest), mesh), abstract_state(config), batch)
+        # Of the time of products by oneDNN or Eigen, as Intel's processors have them, a trace tells a part at most.
+        options: Options | None = {} if jax.default_backend() == "cpu" else None
+        step = jit_step(config, special_tokens(manifest), mesh, options)
+        compiled = compile_now(step, abstract_state(config), batch)
         hlo = compiled.as_text() or ""
         state = jax.device_put(init_state(config, init_params(config)), compiled.input_shardings[0][0])
         state, _ = compiled(state, batch)  # the first step touches its memory for the first time

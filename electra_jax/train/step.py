@@ -19,7 +19,7 @@ from electra_jax.objectives.losses import Totals, count
 from electra_jax.objectives.masking import SpecialTokens
 from electra_jax.objectives.metrics import Counts
 from electra_jax.objectives.registry import Objective, find
-from electra_jax.train.cache import compiler_options
+from electra_jax.train.cache import Options, compiler_options
 from electra_jax.train.optimizer import Params, make_optimizer
 from electra_jax.train.sharding import AXES, add_up, by_row, gather, replicated, shardings, specs
 
@@ -142,8 +142,13 @@ def make_step(
     return step
 
 
-def jit_step(config: PretrainConfig, special: SpecialTokens, mesh: Mesh) -> jax.stages.Wrapped:
-    """`make_step` as runs and plans compile it: each array where the mesh has it, and the state's memory used again."""
+def jit_step(
+    config: PretrainConfig, special: SpecialTokens, mesh: Mesh, options: Options | None = None
+) -> jax.stages.Wrapped:
+    """`make_step` as runs and plans compile it: each array where the mesh has it, and the state's memory used again.
+
+    With `options` of the compiler in place of `compiler_options`.
+    """
     places, whole = shardings(abstract_state(config), mesh), replicated(mesh)
     step = make_step(config, special, mesh)
     return jax.jit(
@@ -151,7 +156,7 @@ def jit_step(config: PretrainConfig, special: SpecialTokens, mesh: Mesh) -> jax.
         in_shardings=(places, by_row(mesh)),
         out_shardings=(places, whole),
         donate_argnums=0,
-        compiler_options=compiler_options(),
+        compiler_options=compiler_options() if options is None else options,
     )
 
 
