@@ -29,6 +29,7 @@ from benchmark_report import cell_table, plot_cells, plot_sweep, sweep_table
 from benchmark_sweep import SERIES, measure_series, sweep_config
 from rich.console import Console
 
+from electra_jax.config import ProductLibrary
 from electra_jax.errors import UserError
 from electra_jax.files import can_be_made, write_text
 
@@ -59,6 +60,8 @@ class Arguments:
     """Of all contestants."""
     sampler: Literal["gumbel", "inverse"] = "gumbel"
     """How PyTorch draws replacements: by Gumbel noise, or by the inverse of the cumulative distribution."""
+    products: ProductLibrary = "auto"
+    """Who makes ours on a CPU: auto is as in a long run."""
     sweep: bool = False
     """Measure how our step's cost grows with length, batch and width instead."""
 
@@ -100,9 +103,10 @@ def compare(arguments: Arguments, turns: Turns, console: Console) -> None:
     for size in arguments.sizes:
         for length in arguments.lengths:
             rows = max(1, tokens // length)
-            config = cell_config(size, length, rows, turns.device, arguments.attention_dropout)
+            config = cell_config(size, length, rows, turns.device, arguments.attention_dropout, arguments.products)
             cells[f"{Path(size).stem}-{length}"] = lambda config=config: measure(config, turns)  # type: ignore[misc]
-    settings = {**asdict(turns), "batch_tokens": tokens, "attention_dropout": arguments.attention_dropout}
+    settings = {**asdict(turns), "batch_tokens": tokens}
+    settings |= {"attention_dropout": arguments.attention_dropout, "products": arguments.products}
 
     def report(found: Mapping[str, Results]) -> None:
         plot_cells(found, arguments.out / "benchmark.png")

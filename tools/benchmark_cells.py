@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from workers import Answer, Worker, busy_seconds
 
-from electra_jax.config import ComputeConfig, PretrainConfig
+from electra_jax.config import ComputeConfig, PretrainConfig, ProductLibrary
 from electra_jax.errors import RunError, UserError
 from electra_jax.files import write_text
 from electra_jax.presets import load_config, to_toml
@@ -56,7 +56,9 @@ class Turns:
     """Of the contestants in PyTorch."""
 
 
-def cell_config(size: str, length: int, rows: int, device: Device, attention_dropout: float) -> PretrainConfig:
+def cell_config(
+    size: str, length: int, rows: int, device: Device, attention_dropout: float, products: ProductLibrary = "auto"
+) -> PretrainConfig:
     """A preset with the benchmark's shapes, AdamW, and the device's dtype."""
     config = load_config(size, data=(Path("made-up"),), out=Path("unused"), length=length, batch_size=rows)
     positions = config.model.max_position_embeddings
@@ -72,7 +74,7 @@ def cell_config(size: str, length: int, rows: int, device: Device, attention_dro
         mesh=None,
         model=replace(config.model, attention_probs_dropout_prob=attention_dropout),
         optimizer=replace(config.optimizer, name="adamw"),
-        compute=ComputeConfig(dtype="float32" if device == "cpu" else "bfloat16"),
+        compute=ComputeConfig(dtype="float32" if device == "cpu" else "bfloat16", products=products),
     )
 
 

@@ -40,6 +40,7 @@ from electra_jax.objectives.masking import SpecialTokens
 from electra_jax.objectives.metrics import summarize
 from electra_jax.presets import read_toml
 from electra_jax.train.cache import compile_now
+from electra_jax.train.library import takes_onednn
 from electra_jax.train.memory import keep_memory
 from electra_jax.train.optimizer import Params
 from electra_jax.train.sharding import abstract, make_mesh, put_rows
@@ -60,7 +61,7 @@ class Ours:
         places = jax.tree.map(lambda a: a.sharding, shapes)
         start = time.perf_counter()
         batch = put_rows(next(self.batches), self.mesh)
-        self.step = compile_now(jit_step(config, special, self.mesh), shapes, batch)
+        self.step = compile_now(jit_step(config, special, self.mesh), shapes, batch, onednn=takes_onednn(config))
         self.ready: Answer = {"compile_seconds": time.perf_counter() - start}
         params = jax.jit(partial(init_params, config), out_shardings=places["params"])()
         self.state = jax.jit(partial(init_state, config), out_shardings=places)(params)
@@ -121,7 +122,7 @@ def check(config: PretrainConfig, drawn: Path) -> float:
         arrays = {"ids": tokens.ids, "mask": tokens.mask, "types": tokens.types, "masked": made.masked.ids}
         return loss, arrays | {"corrupted": made.tokens.ids, "positions": made.picks.positions, "used": made.picks.used}
 
-    loss, arrays = joint(params)
+    loss, arrays = compile_now(joint, params, onednn=takes_onednn(config))(params)
     np.savez(drawn, **tensors(config, params), **jax.device_get(arrays))
     return float(loss)
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from electra_jax.config import ComputeConfig, ElectraConfig
 from electra_jax.model.kernels import can_fuse, chosen
-from electra_jax.model.layers import LayerNorm, Seed, barrier, keep_mask, linear, products
+from electra_jax.model.layers import LayerNorm, Seed, barrier, keep_mask, linear, matmul, products
 from electra_jax.model.lookup import take_positions
 from electra_jax.model.residual import add_and_norm
 
@@ -92,25 +92,25 @@ def _attend(
     rate: float, query: Array, key: Array, value: Array, attended: Array, seed: Seed | None
 ) -> tuple[Float[Array, "B L N D"], _Residuals]:
     query, key, value = (barrier(_by_head(x)) for x in (query * query.shape[-1] ** -0.5, key, value))
-    scores = jnp.einsum("BNLD,BNMD->BNLM", query, key, preferred_element_type=jnp.float32)
+    scores = matmul(query, key, transpose_b=True, dtype=jnp.float32)
     scores = jnp.where(attended[:, None], scores, jnp.finfo(scores.dtype).min)
     exps = barrier(jnp.exp(scores - scores.max(-1, keepdims=True)))
     scale = 1 / exps.sum(-1, keepdims=True)
     weights = barrier(_weights(rate, exps, scale, seed).astype(value.dtype))
-    mixed = jnp.einsum("BNLM,BNMD->BNLD", weights, value)
+    mixed = matmul(weights, value)
     return _by_head(mixed), _Residuals(query, key, value, exps, scale, mixed, seed)
 
 
 def _attend_backward(rate: float, kept: _Residuals, g: Float[Array, "B L N D"]) -> tuple:
     g, dtype = barrier(_by_head(g)), kept.value.dtype
     weights = barrier(_weights(rate, kept.exps, kept.scale, kept.seed))
-    weights_gradient = jnp.einsum("BNLD,BNMD->BNLM", g, kept.value, preferred_element_type=jnp.float32)
+    weights_gradient = matmul(g, kept.value, transpose_b=True, dtype=jnp.float32)
     mean = (g.astype(jnp.float32) * kept.mixed).sum(-1, keepdims=True)  # of weights_gradient, by weights
     scores_gradient = weights * weights_gradient - kept.exps * (kept.scale * mean)
     scores_gradient = barrier(scores_gradient.astype(dtype))
-    query_gradient = jnp.einsum("BNLM,BNMD->BNLD", scores_gradient, kept.key) * kept.query.shape[-1] ** -0.5
-    key_gradient = jnp.einsum("BNLM,BNLD->BNMD", scores_gradient, kept.query)
-    value_gradient = jnp.einsum("BNLM,BNLD->BNMD", weights.astype(dtype), g)
+    query_gradient = matmul(scores_gradient, kept.key) * kept.query.shape[-1] ** -0.5
+    key_gradient = matmul(scores_gradient, kept.query, transpose_a=True)
+    value_gradient = matmul(weights.astype(dtype), g, transpose_a=True)
     return *map(_by_head, (query_gradient, key_gradient, value_gradient)), None, None
 
 

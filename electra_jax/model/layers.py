@@ -15,6 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt32
 
 from electra_jax.config import ElectraConfig
+from electra_jax.model import onednn
 
 Seed = UInt32[Array, "*rows 2"]
 """Two random words for each row of a batch (or one pair for a whole array), which key one dropout mask."""
@@ -55,6 +56,24 @@ BLOCK, PROCESSORS = 128, 128
 """Rows and columns that one of a GPU's processors computes at a time of a product, and about how many it has."""
 
 
+def matmul(
+    a: Float[Array, "*batch l m"],
+    b: Float[Array, "*batch m n"],
+    *,
+    transpose_a: bool = False,
+    transpose_b: bool = False,
+    dtype: jnp.dtype | None = None,
+) -> Float[Array, "*batch l n"]:
+    """a @ b over the last two axes; of a given as [*batch, m, l], or of b as [*batch, n, m]; in a's dtype unless set.
+
+    For what has a derivative written out: the product itself may have none.
+    """
+    if onednn.takes(a, b):
+        return onednn.matmul(a, b, transpose_a=transpose_a, transpose_b=transpose_b)
+    of_a, of_b = "...ml" if transpose_a else "...lm", "...nm" if transpose_b else "...mn"
+    return jnp.einsum(f"{of_a},{of_b}->...ln", a, b, preferred_element_type=dtype)
+
+
 def dot_general(
     x: Float[Array, "... size"], kernel: Float[Array, "size features"], *dimension_numbers: Any, **options: Any
 ) -> Float[Array, "... features"]:
@@ -64,18 +83,25 @@ def dot_general(
 
 @jax.custom_vjp
 def _product(x: Float[Array, "rows size"], kernel: Float[Array, "size features"]) -> Float[Array, "rows features"]:
-    return x @ kernel
+    return _multiply(x, kernel)
+
+
+def _multiply(x: Array, kernel: Array) -> Array:
+    return onednn.matmul(x, kernel) if onednn.takes_narrow(x, kernel) else x @ kernel
 
 
 def _product_backward(
     kept: tuple[Array, Array], g: Float[Array, "rows features"]
 ) -> tuple[Float[Array, "rows size"], Float[Array, "size features"]]:
     x, kernel = kept
-    return g @ kernel.T, transposed_product(x, g)
+    of_x = onednn.matmul(g, kernel, transpose_b=True) if onednn.takes(g, kernel) else g @ kernel.T
+    return of_x, transposed_product(x, g)
 
 
 def transposed_product(x: Float[Array, "rows size"], g: Float[Array, "rows features"]) -> Float[Array, "size features"]:
     """x.T @ g. On CPU, XLA transposes an operand for it in memory, and takes the larger one as often as not."""
+    if onednn.takes_narrow(x, g):
+        return onednn.matmul(x, g, transpose_a=True)
     return jax.lax.platform_dependent(x, g, cpu=_transposing_the_smaller, default=in_parts)
 
 
@@ -96,7 +122,7 @@ def _transposing_the_smaller(x: Array, g: Array) -> Array:
     return barrier(barrier(g.T) @ x).T
 
 
-_product.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _product_backward)
+_product.defvjp(lambda x, kernel: (_multiply(x, kernel), (x, kernel)), _product_backward)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -14,8 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from electra_jax.config import ObjectiveConfig
-from electra_jax.model.heads import word_logits
-from electra_jax.model.layers import barrier, transposed_product
+from electra_jax.model.layers import barrier, matmul, transposed_product
 from electra_jax.model.lookup import add_by_id
 from electra_jax.objectives.sampling import draw, weigh
 
@@ -75,7 +74,8 @@ cloze.defvjp(_cloze, _backward)
 
 def _predict(config: ObjectiveConfig, picked: Picked, table: Array, bias: Array) -> tuple[tuple, Array, Array]:
     """Both sums, the samples, and exp(logits - the largest) [P, V]."""
-    logits = word_logits(picked.states, table, bias)
+    table = table.astype(picked.states.dtype)
+    logits = matmul(picked.states, table, transpose_b=True, dtype=jnp.float32) + bias
     largest, target = logits.max(-1), jnp.take_along_axis(logits, picked.targets[:, None], axis=1)[:, 0]
     exps = barrier(jnp.exp(logits - largest[:, None]))
     nll = jnp.log(exps.sum(-1)) + largest - target
@@ -92,7 +92,7 @@ def _differentiate(exps: Float[Array, "P V"], picked: Picked, table: Array) -> t
     """
     states, targets, used, dtype = picked.states, picked.targets, picked.used[:, None], picked.states.dtype
     scale, exps = used / exps.sum(-1, keepdims=True), exps.astype(dtype)
-    of_states = scale * jnp.einsum("PV,VE->PE", exps, table.astype(dtype)) - used * table[targets]
+    of_states = scale * matmul(exps, table.astype(dtype)) - used * table[targets]
     with_one = jnp.concatenate([states, jnp.ones_like(used, dtype)], axis=1)  # by which the bias is multiplied
     by_entry = transposed_product(exps, (scale * with_one).astype(dtype)).astype(jnp.float32)
     return (by_entry[:, :-1], by_entry[:, -1]), of_states.astype(dtype)

@@ -2,16 +2,18 @@
 
 import gc
 import hashlib
+import math
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from electra_jax.model.onednn import asked_for
 from electra_jax.train.memory import hand_back
 
 SETTINGS = {
@@ -72,7 +74,7 @@ def compiler_options() -> Options | None:
     match jax.default_backend():
         case "gpu":
             options = GPU_OPTIONS
-        case "cpu" if _maker().endswith(b"GenuineIntel") and knows(tuple(INTEL_OPTIONS.items())):
+        case "cpu" if is_intel() and knows(tuple(INTEL_OPTIONS.items())):
             options = INTEL_OPTIONS
         case _:
             return None
@@ -89,13 +91,13 @@ def knows(options: tuple[tuple[str, bool | int | str], ...]) -> bool:
     return True
 
 
-def compile_now(function: jax.stages.Wrapped, *arguments: Any) -> jax.stages.Compiled:
-    """`function` for arguments of these shapes, dtypes and places, before it is run.
+def compile_now(function: jax.stages.Wrapped, *arguments: Any, onednn: bool = False) -> jax.stages.Compiled:
+    """`function` for arguments of these shapes, dtypes and places, before it is run; `onednn` makes its products.
 
     The memory that the compiler took is handed back to the system: of `small` on a CPU a third of all that a run would
     hold, as much as its step takes.
     """
-    with _no_collection():
+    with _no_collection(), asked_for(onednn), unkept() if onednn else nullcontext():
         compiled = function.lower(*arguments).compile()
     hand_back()
     return compiled
@@ -116,6 +118,18 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
+@contextmanager
+def unkept() -> Iterator[None]:
+    """JAX's persistent cache keeps nothing of what is compiled here."""
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = jax.config.values[name]
+    jax.config.update(name, math.inf)
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
+
+
 def cache_folder() -> Path:
     """$XDG_CACHE_HOME/electra-jax/jax, by default ~/.cache/electra-jax/jax, and in it a folder for this processor.
 
@@ -128,6 +142,11 @@ def cache_folder() -> Path:
 def _instructions() -> bytes:
     """What this processor can do, as far as the system tells."""
     return _processor(b"flags", b"Features")
+
+
+def is_intel() -> bool:
+    """Whether Intel made this processor."""
+    return _maker().endswith(b"GenuineIntel")
 
 
 def _maker() -> bytes:

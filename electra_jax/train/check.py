@@ -15,6 +15,7 @@ from electra_jax.model.kernels import has_triton
 from electra_jax.objectives.registry import OBJECTIVES, find
 from electra_jax.presets import check_types
 from electra_jax.train.checkpoint import check_place
+from electra_jax.train.library import can_take_onednn
 from electra_jax.train.models import LEARNED
 from electra_jax.train.processes import parse_time
 
@@ -156,6 +157,11 @@ def check_compute(compute: ComputeConfig) -> None:
             getattr(compute, name) != "triton" or has_triton(dtype),
             f"compute.{name}: triton takes an NVIDIA GPU since Ampere {here}",
         )
+    _require(
+        compute.products != "onednn" or can_take_onednn(compute),
+        "compute.products: onednn takes an x86 CPU, compute.dtype float32, and a compute.remat that doesn't name "
+        f"products (dots), and here are {backend}, {dtype} and {compute.remat}; give auto",
+    )
 
 
 def _check_objective(config: PretrainConfig) -> None:

@@ -19,6 +19,7 @@ from electra_jax.data.manifest import Manifest, without_sources
 from electra_jax.data.rows import Rows, open_rows
 from electra_jax.errors import RunError, StoppedError, UserError
 from electra_jax.hub.names import flat, nested
+from electra_jax.model.onednn import asked_for
 from electra_jax.objectives.masking import SpecialTokens
 from electra_jax.objectives.metrics import Counts, summarize
 from electra_jax.report.progress import TrainingProgress, table
@@ -28,6 +29,7 @@ from electra_jax.train.check import check, check_mesh
 from electra_jax.train.checkpoint import Checkpoints
 from electra_jax.train.clock import Clock
 from electra_jax.train.flops import measure_peak, step_flops
+from electra_jax.train.library import takes_onednn
 from electra_jax.train.memory import enough_memory
 from electra_jax.train.models import LEARNED, started_from_one
 from electra_jax.train.optimizer import Params, schedule, updates_made
@@ -184,7 +186,7 @@ class Trainer:
         self.rate = schedule(config.optimizer, config.steps)
         self.flops, self.peak = step_flops(config), measure_peak(config.compute.dtype)
         special = SpecialTokens(manifest.cls_id, manifest.sep_id, manifest.mask_id)
-        self.step = jit_step(config, special, mesh)
+        self.step, self.onednn = jit_step(config, special, mesh), takes_onednn(config)
         self.evaluate_batch = jax.jit(
             make_evaluation(config, special, mesh),
             in_shardings=(shardings(abstract_params(config), mesh), by_row(mesh), None),
@@ -278,7 +280,8 @@ class Trainer:
     def _fresh(self, params: Params) -> State:
         """What a checkpoint holds, before the first step."""
         state = init_state(self.config, params)
-        counts = jax.eval_shape(self.step, state, self._abstract_batch())[1]
+        with asked_for(self.onednn):  # as it will be compiled, so that it is traced once
+            counts = jax.eval_shape(self.step, state, self._abstract_batch())[1]
         return state | {"window": jax.tree.map(lambda c: jnp.zeros(c.shape, c.dtype), counts)}
 
     def _abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
@@ -297,7 +300,7 @@ class Trainer:
             step = None
             for done in range(first + 1, config.steps + 1):
                 batch = put_rows(next(batches), self.mesh)
-                step = step or compile_now(self.step, state, batch)
+                step = step or compile_now(self.step, state, batch, onednn=self.onednn)
                 state, counts = step(state, batch)
                 yield done, state, counts
 
@@ -336,6 +339,7 @@ class Trainer:
 
         tokens = self.config.batch_size * self.config.length
         axes = ", ".join(f"{name}={size}" for name, size in self.mesh.shape.items())
+        library = ", products by oneDNN" if self.onednn else ""
         rows = {
             "objective": self.config.objective.name,
             "discriminator": size("discriminator"),
@@ -343,7 +347,7 @@ class Trainer:
             "shared embeddings": size("embeddings"),
             "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind} ({jax.default_backend()})",
             "mesh": axes,
-            "compute": f"{self.config.compute.dtype}, measured peak {self.peak / 1e12:.3g} TFLOP/s",
+            "compute": f"{self.config.compute.dtype}, measured peak {self.peak / 1e12:.3g} TFLOP/s{library}",
             "a step": f"{tokens:,} tokens, {self.flops:.3g} FLOP",
             "steps": f"{first:,} of {self.config.steps:,} done" if first else f"{self.config.steps:,}",
             "held-out rows": f"{len(self.held_out):,}" if len(self.held_out) else "none, so nothing is evaluated",

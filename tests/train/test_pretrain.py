@@ -28,6 +28,7 @@ from electra_jax.objectives.calibration import calibration_error
 from electra_jax.presets import to_toml
 from electra_jax.report.runs import read_run
 from electra_jax.train.convert import export, import_pretrained
+from electra_jax.train.library import has_onednn
 from electra_jax.train.pretrain import Trainer, pretrain
 from electra_jax.train.run import restore_params
 from electra_jax.train.step import gradient_norms, init_params
@@ -217,6 +218,24 @@ def test_a_run_on_packed_rows_goes_on_to_the_same_bits(
     assert micro.records(resumed.out) == micro.records(whole.out)
     assert micro.equal_bits(micro.saved_state(resumed.out, 20), micro.saved_state(whole.out, 20))
     assert figures["auc"] > 0.6
+
+
+@pytest.mark.skipif(not has_onednn(), reason="XLA here has no oneDNN")
+def test_a_run_whose_products_onednn_makes_learns_the_same_and_goes_on_to_the_same_bits(
+    finished: PretrainConfig, traces: list[Any], tmp_path: Path
+) -> None:
+    whole = replace(finished, out=tmp_path / "whole", compute=replace(finished.compute, products="onednn"))
+    pretrain(whole)
+    assert len(traces) == 1
+    resumed = copy_of(whole, tmp_path / "copy")
+    shutil.rmtree(resumed.out / "checkpoints" / "20")
+    pretrain(resumed)
+
+    assert micro.records(resumed.out) == micro.records(whole.out)
+    assert micro.equal_bits(micro.saved_state(resumed.out, 20), micro.saved_state(whole.out, 20))
+    assert not micro.equal_bits(micro.saved_state(whole.out, 20), micro.saved_state(finished.out, 20))
+    for ours, xlas in zip(micro.records(whole.out), micro.records(finished.out), strict=True):
+        assert ours["loss"] == pytest.approx(xlas["loss"], rel=1e-3)
 
 
 def test_a_second_call_changes_nothing(finished: PretrainConfig, tmp_path: Path) -> None:

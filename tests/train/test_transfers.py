@@ -53,8 +53,8 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 def noting_steps(compile_now: Callable, events: list[str]) -> Callable:
     """`compile_now`, of a step that is noted at each launch; those between the first and the last are guarded."""
 
-    def compile_noting(*arguments: Any) -> Callable:
-        step = compile_now(*arguments)
+    def compile_noting(*arguments: Any, **options: Any) -> Callable:
+        step = compile_now(*arguments, **options)
 
         def noted(state: State, batch: Any) -> Any:
             events.append(STEP)

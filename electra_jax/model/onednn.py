@@ -1,0 +1,55 @@
+"""Matrix products of a CPU by oneDNN, whose kernels jaxlib carries on x86.
+
+XLA's own libraries make the many small products of a batch on one core at a time, and take longer where an operand is
+transposed; oneDNN divides both over the cores. XLA sends it no products by itself, but calls it where a program asks
+for it by name. Such a program can't be kept: XLA takes the call for one of another kind when it writes programs down.
+"""
+
+import json
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+CALL = "__onednn$matmul"
+"""XLA's name for it, of xla/service/cpu."""
+NARROW = 1024
+"""Columns of the widest operands with which oneDNN divides a plain product as well over the cores as XLA does: at 3,072
+it takes 1.6 times as long (measured on two cores of a Cascade Lake)."""
+
+asked_for = jax.make_user_context(False)
+"""Whether oneDNN makes the products of what is traced: to be compiled by `compile_now` alone, which doesn't keep it."""
+
+
+def takes(a: Float[Array, "..."], b: Float[Array, "..."]) -> bool:
+    """Whether oneDNN is to make a product of these two."""
+    return asked_for.value and a.dtype == b.dtype == jnp.float32
+
+
+def takes_narrow(a: Float[Array, "... m"], b: Float[Array, "... n"]) -> bool:
+    """The same, of one that XLA makes faster where it is wide."""
+    return takes(a, b) and max(a.shape[-1], b.shape[-1]) <= NARROW
+
+
+def matmul(
+    a: Float[Array, "*batch l m"],
+    b: Float[Array, "*batch m n"],
+    *,
+    transpose_a: bool = False,
+    transpose_b: bool = False,
+) -> Float[Array, "*batch l n"]:
+    """a @ b over the last two axes, in float32; of a given as [*batch, m, l], or of b as [*batch, n, m].
+
+    It has no derivative of its own.
+    """
+    rows, columns = a.shape[-1 if transpose_a else -2], b.shape[-2 if transpose_b else -1]
+    call = jax.ffi.ffi_call(
+        CALL,
+        jax.ShapeDtypeStruct((*a.shape[:-2], rows, columns), jnp.float32),
+        vmap_method="broadcast_all",
+        custom_call_api_version=2,  # of which the options are a text; XLA reads it as its BackendConfig
+        legacy_backend_config=json.dumps(
+            {"onednn_matmul_config": {"transpose_a": transpose_a, "transpose_b": transpose_b}}
+        ),
+    )
+    return call(a, b)

@@ -1,0 +1,92 @@
+"""Products that oneDNN makes beside NumPy's and XLA's."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from electra_jax.model import onednn
+from electra_jax.model.attention import attend
+from electra_jax.model.layers import dot_general
+from electra_jax.train.cache import compile_now
+from electra_jax.train.library import has_onednn
+
+pytestmark = pytest.mark.skipif(not has_onednn(), reason="XLA here has no oneDNN")
+
+sizes = st.integers(1, 40)
+
+
+def random(*shape: int, seed: int = 0) -> jax.Array:
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def computed(function: Callable, *arguments: jax.Array, by_onednn: bool) -> tuple[list[np.ndarray], int]:
+    """The function's value and its gradients for random weights, and how many of the products oneDNN made."""
+
+    @jax.jit
+    def with_gradients(*arguments: jax.Array) -> list[jax.Array]:
+        value, pull_back = jax.vjp(function, *arguments)
+        return [value, *pull_back(random(*value.shape, seed=9))]
+
+    compiled = compile_now(with_gradients, *arguments, onednn=by_onednn)
+    return list(map(np.asarray, compiled(*arguments))), (compiled.as_text() or "").count(f'"{onednn.CALL}"')
+
+
+@given(st.lists(st.integers(1, 3), max_size=2), sizes, sizes, sizes, st.booleans(), st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_products_are_numpys(batch: list[int], rows: int, inner: int, columns: int, of_a: bool, of_b: bool) -> None:
+    a, b = random(*batch, rows, inner), random(*batch, inner, columns, seed=1)
+    given = [x.mT if turned else x for x, turned in ((a, of_a), (b, of_b))]
+    product = jax.jit(lambda a, b: onednn.matmul(a, b, transpose_a=of_a, transpose_b=of_b))
+    found = compile_now(product, *given, onednn=True)(*given)
+    np.testing.assert_allclose(found, np.asarray(a, np.float64) @ np.asarray(b, np.float64), rtol=0, atol=2e-5)
+
+
+def test_a_product_of_each_entry_of_a_further_axis() -> None:
+    a, b = random(3, 2, 5, 7), random(3, 2, 7, 4, seed=1)
+    product = jax.jit(jax.vmap(lambda a, b: onednn.matmul(a, b)))
+    np.testing.assert_allclose(compile_now(product, a, b, onednn=True)(a, b), a @ b, atol=1e-5)
+    one = jax.jit(jax.vmap(lambda a: onednn.matmul(a, b[0])))
+    np.testing.assert_allclose(compile_now(one, a, onednn=True)(a), a @ b[0], atol=1e-5)
+
+
+def test_attention_is_xlas_and_all_its_products_are_onednns() -> None:
+    query, key, value = (random(2, 24, 3, 16, seed=seed) for seed in range(3))
+    attended = jnp.arange(24)[None, None] < jnp.array([24, 17])[:, None, None]
+    words = jax.random.bits(jax.random.key(3), (2, 2))
+
+    def function(*arguments: jax.Array) -> jax.Array:
+        return attend(0.1, *arguments, attended, words)
+
+    expected, none = computed(function, query, key, value, by_onednn=False)
+    found, all_six = computed(function, query, key, value, by_onednn=True)
+    assert (none, all_six) == (0, 6)
+    for ours, xlas in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, xlas, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("size", "features", "made"),
+    [(32, 48, 3), (32, onednn.NARROW, 3), (32, onednn.NARROW + 1, 1)],
+    ids=["narrow", "widest", "wide"],
+)
+def test_a_dense_layer_is_xlas_and_its_narrow_products_are_onednns(size: int, features: int, made: int) -> None:
+    x, kernel = random(2, 20, size), random(size, features, seed=1)
+    expected, none = computed(dot_general, x, kernel, by_onednn=False)
+    found, some = computed(dot_general, x, kernel, by_onednn=True)
+    assert (none, some) == (0, made)
+    for ours, xlas in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, xlas, rtol=1e-5, atol=1e-4)
+
+
+def test_what_is_no_float32_is_left_to_xla() -> None:
+    x, kernel = random(8, 16).astype(jnp.bfloat16), random(16, 8).astype(jnp.bfloat16)
+    with onednn.asked_for(True):
+        assert not onednn.takes(x, kernel)
+        assert onednn.takes(x.astype(jnp.float32), kernel.astype(jnp.float32))
+        assert not onednn.takes(x, kernel.astype(jnp.float32))
+    assert not onednn.takes(x.astype(jnp.float32), kernel.astype(jnp.float32))

@@ -1,0 +1,107 @@
+"""When oneDNN makes a step's products, and what becomes of the compiled step."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from electra_jax.config import ComputeConfig, PretrainConfig
+from electra_jax.errors import UserError
+from electra_jax.model import onednn
+from electra_jax.presets import load_config
+from electra_jax.train.cache import compile_now
+from electra_jax.train.check import check_compute
+from electra_jax.train.flops import step_flops
+from electra_jax.train.library import LONG, can_take_onednn, has_onednn, takes_onednn
+
+NAME = "jax_persistent_cache_min_compile_time_secs"
+with_onednn = pytest.mark.skipif(not has_onednn(), reason="XLA here has no oneDNN")
+
+
+def long_run(**compute: str) -> PretrainConfig:
+    config = load_config("small", data=Path("data"), out=Path("out"))
+    config = replace(config, compute=replace(config.compute, **compute))  # type: ignore[arg-type]
+    return replace(config, steps=round(LONG / step_flops(config)) + 1)
+
+
+@with_onednn
+def test_left_to_itself_a_long_run_on_an_intel_processor_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = long_run()
+    monkeypatch.setattr("electra_jax.train.library.is_intel", lambda: True)
+    assert takes_onednn(config)
+    assert not takes_onednn(replace(config, steps=config.steps - 2))
+    assert not takes_onednn(long_run(products="xla"))
+    assert not takes_onednn(long_run(dtype="bfloat16"))
+    assert not takes_onednn(long_run(remat="dots_saveable"))
+    assert takes_onednn(long_run(remat="nothing_saveable"))
+    monkeypatch.setattr("electra_jax.train.library.is_intel", lambda: False)
+    assert not takes_onednn(config)
+    assert takes_onednn(replace(long_run(products="onednn"), steps=1))
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        ComputeConfig(products="onednn", dtype="bfloat16"),
+        ComputeConfig(products="onednn", remat="dots_saveable"),
+        ComputeConfig(products="onednn", remat="dots_with_no_batch_dims_saveable"),
+    ],
+)
+def test_where_it_cannot_be_had_that_is_told(compute: ComputeConfig) -> None:
+    with pytest.raises(UserError, match=r"^compute\.products: onednn takes an x86 CPU, .* give auto$"):
+        check_compute(compute)
+
+
+def test_an_xla_that_does_not_know_the_call_goes_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onednn, "CALL", "__onednn$no_such")
+    assert not has_onednn.__wrapped__()
+    monkeypatch.setattr("electra_jax.train.library.has_onednn", lambda: False)
+    assert not can_take_onednn(ComputeConfig())
+    with pytest.raises(UserError, match=r"^compute\.products: "):
+        check_compute(ComputeConfig(products="onednn"))
+
+
+def test_an_xla_that_makes_another_product_goes_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("electra_jax.train.library.matmul", lambda a, b, **_: 2 * jnp.einsum("bml,bnm->bln", a, b))
+    assert not has_onednn.__wrapped__()
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Path:
+    """A folder in which JAX keeps all that it compiles."""
+    from jax.experimental.compilation_cache import compilation_cache
+
+    before = {name: jax.config.values[name] for name in ("jax_compilation_cache_dir", NAME)}
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    jax.config.update(NAME, 0.0)
+    compilation_cache.reset_cache()
+    yield tmp_path
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@with_onednn
+def test_what_it_is_in_is_kept_nowhere(kept: Path) -> None:
+    def product(a: jax.Array) -> jax.Array:
+        return onednn.matmul(a, a) if onednn.takes(a, a) else a @ a
+
+    a = jnp.eye(8)
+    kept_before = {path.name for path in kept.iterdir()}
+    assert (compile_now(jax.jit(product), a, onednn=True)(a) == a).all()
+    assert {path.name for path in kept.iterdir() if "product" in path.name} <= kept_before
+    assert jax.config.values[NAME] == 0
+    assert (compile_now(jax.jit(product), a)(a) == a).all()  # traced anew, without it
+    assert any("product" in path.name for path in kept.iterdir())
+
+
+def test_after_a_failure_all_is_kept_as_before(kept: Path) -> None:
+    def fail(x: jax.Array) -> jax.Array:
+        assert jax.config.values[NAME] == float("inf")
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        compile_now(jax.jit(fail), jnp.eye(2), onednn=True)
+    assert jax.config.values[NAME] == 0
