@@ -1,5 +1,6 @@
 """When oneDNN makes a step's products, and what becomes of the compiled step."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,7 +70,7 @@ def test_an_xla_that_makes_another_product_goes_without(monkeypatch: pytest.Monk
 
 
 @pytest.fixture
-def kept(tmp_path: Path) -> Path:
+def kept(tmp_path: Path) -> Iterator[Path]:
     """A folder in which JAX keeps all that it compiles."""
     from jax.experimental.compilation_cache import compilation_cache
 

@@ -126,6 +126,16 @@ def copy_of(config: PretrainConfig, folder: Path) -> PretrainConfig:
     return replace(config, out=folder / "run")
 
 
+def goes_on_to_the_same_bits(whole: PretrainConfig, folder: Path) -> None:
+    """A copy of the run, in `folder`, that has lost its last checkpoint, becomes the same run."""
+    resumed = copy_of(whole, folder)
+    shutil.rmtree(resumed.out / "checkpoints" / "20")
+    pretrain(resumed)
+
+    assert micro.records(resumed.out) == micro.records(whole.out)
+    assert micro.equal_bits(micro.saved_state(resumed.out, 20), micro.saved_state(whole.out, 20))
+
+
 def test_the_toy_text_is_learnt(finished: PretrainConfig) -> None:
     first, last = (line for line in micro.records(finished.out) if line["kind"] == "eval")
     assert last["auc"] > 0.7  # and not more than at first: the generator's samples grow harder to tell
@@ -211,12 +221,7 @@ def test_a_run_on_packed_rows_goes_on_to_the_same_bits(
     whole = replace(finished, data=(packed_rows,), out=tmp_path / "whole", accumulate=2)
     figures = pretrain(whole)
     assert len(traces) == 1
-    resumed = copy_of(whole, tmp_path / "copy")
-    shutil.rmtree(resumed.out / "checkpoints" / "20")
-    pretrain(resumed)
-
-    assert micro.records(resumed.out) == micro.records(whole.out)
-    assert micro.equal_bits(micro.saved_state(resumed.out, 20), micro.saved_state(whole.out, 20))
+    goes_on_to_the_same_bits(whole, tmp_path / "copy")
     assert figures["auc"] > 0.6
 
 
@@ -227,12 +232,7 @@ def test_a_run_whose_products_onednn_makes_learns_the_same_and_goes_on_to_the_sa
     whole = replace(finished, out=tmp_path / "whole", compute=replace(finished.compute, products="onednn"))
     pretrain(whole)
     assert len(traces) == 1
-    resumed = copy_of(whole, tmp_path / "copy")
-    shutil.rmtree(resumed.out / "checkpoints" / "20")
-    pretrain(resumed)
-
-    assert micro.records(resumed.out) == micro.records(whole.out)
-    assert micro.equal_bits(micro.saved_state(resumed.out, 20), micro.saved_state(whole.out, 20))
+    goes_on_to_the_same_bits(whole, tmp_path / "copy")
     assert not micro.equal_bits(micro.saved_state(whole.out, 20), micro.saved_state(finished.out, 20))
     for ours, xlas in zip(micro.records(whole.out), micro.records(finished.out), strict=True):
         assert ours["loss"] == pytest.approx(xlas["loss"], rel=1e-3)
