@@ -68,7 +68,7 @@ def matmul(
 
     For what has a derivative written out: the product itself may have none.
     """
-    if onednn.takes(a, b):
+    if onednn.takes(a, b, transpose_a=transpose_a, transpose_b=transpose_b):
         return onednn.matmul(a, b, transpose_a=transpose_a, transpose_b=transpose_b)
     of_a, of_b = "...ml" if transpose_a else "...lm", "...nm" if transpose_b else "...mn"
     return jnp.einsum(f"{of_a},{of_b}->...ln", a, b, preferred_element_type=dtype)
@@ -87,20 +87,20 @@ def _product(x: Float[Array, "rows size"], kernel: Float[Array, "size features"]
 
 
 def _multiply(x: Array, kernel: Array) -> Array:
-    return onednn.matmul(x, kernel) if onednn.takes_narrow(x, kernel) else x @ kernel
+    return onednn.matmul(x, kernel) if onednn.takes(x, kernel) else x @ kernel
 
 
 def _product_backward(
     kept: tuple[Array, Array], g: Float[Array, "rows features"]
 ) -> tuple[Float[Array, "rows size"], Float[Array, "size features"]]:
     x, kernel = kept
-    of_x = onednn.matmul(g, kernel, transpose_b=True) if onednn.takes(g, kernel) else g @ kernel.T
+    of_x = onednn.matmul(g, kernel, transpose_b=True) if onednn.takes(g, kernel, transpose_b=True) else g @ kernel.T
     return of_x, transposed_product(x, g)
 
 
 def transposed_product(x: Float[Array, "rows size"], g: Float[Array, "rows features"]) -> Float[Array, "size features"]:
     """x.T @ g. On CPU, XLA transposes an operand for it in memory, and takes the larger one as often as not."""
-    if onednn.takes_narrow(x, g):
+    if onednn.takes(x, g, transpose_a=True):
         return onednn.matmul(x, g, transpose_a=True)
     return jax.lax.platform_dependent(x, g, cpu=_transposing_the_smaller, default=in_parts)
 

@@ -13,22 +13,23 @@ from jaxtyping import Array, Float
 
 CALL = "__onednn$matmul"
 """XLA's name for it, of xla/service/cpu."""
-NARROW = 1024
-"""Columns of the widest operands with which oneDNN divides a plain product as well over the cores as XLA does: at 3,072
-it takes 1.6 times as long (measured on two cores of a Cascade Lake)."""
+NARROW, NARROWEST = 1024, 128
+"""Columns of operands that it reads as they lie in memory. Up to so many, a product is as quick as XLA's; above, it
+takes up to twice as long, unless the second operand, and so the product, has no more than the fewer (measured on two
+cores of a Cascade Lake). Of what is given transposed it makes a copy first, which may be as wide as it likes."""
 
 asked_for = jax.make_user_context(False)
 """Whether oneDNN makes the products of what is traced: to be compiled by `compile_now` alone, which doesn't keep it."""
 
 
-def takes(a: Float[Array, "..."], b: Float[Array, "..."]) -> bool:
-    """Whether oneDNN is to make a product of these two."""
-    return asked_for.value and a.dtype == b.dtype == jnp.float32
-
-
-def takes_narrow(a: Float[Array, "... m"], b: Float[Array, "... n"]) -> bool:
-    """The same, of one that XLA makes faster where it is wide."""
-    return takes(a, b) and max(a.shape[-1], b.shape[-1]) <= NARROW
+def takes(
+    a: Float[Array, "..."], b: Float[Array, "..."], *, transpose_a: bool = False, transpose_b: bool = False
+) -> bool:
+    """Whether oneDNN is to make the product of these two, given as to `matmul`."""
+    if not (asked_for.value and a.dtype == b.dtype == jnp.float32):
+        return False
+    inner, columns = 0 if transpose_a else a.shape[-1], b.shape[-1]
+    return transpose_b or columns <= NARROWEST or max(inner, columns) <= NARROW
 
 
 def matmul(

@@ -71,10 +71,18 @@ def test_attention_is_xlas_and_all_its_products_are_onednns() -> None:
 
 @pytest.mark.parametrize(
     ("size", "features", "made"),
-    [(32, 48, 3), (32, onednn.NARROW, 3), (32, onednn.NARROW + 1, 1)],
-    ids=["narrow", "widest", "wide"],
+    [
+        (32, 48, 3),
+        (32, onednn.NARROW, 3),
+        (32, onednn.NARROW + 1, 1),
+        (onednn.NARROW + 1, onednn.NARROWEST + 1, 2),
+        (onednn.NARROW + 1, onednn.NARROWEST, 3),
+    ],
+    ids=["narrow", "widest", "wide", "long", "long and narrow"],
 )
-def test_a_dense_layer_is_xlas_and_its_narrow_products_are_onednns(size: int, features: int, made: int) -> None:
+def test_a_dense_layer_is_xlas_and_onednn_makes_products_at_which_it_is_as_quick(
+    size: int, features: int, made: int
+) -> None:
     x, kernel = random(2, 20, size), random(size, features, seed=1)
     expected, none = computed(dot_general, x, kernel, by_onednn=False)
     found, some = computed(dot_general, x, kernel, by_onednn=True)
