@@ -75,7 +75,7 @@ def load_data(config: FinetuneConfig, task: Task) -> FinetuneData:
     held_out: list[Example] = []
     if eval_source is not None:
         before = len(skipped)
-        held_out = list(_examples(config, task, eval_source, eval_split, skipped))
+        held_out = list(_examples(config, fitted, eval_source, eval_split, skipped))
         if not held_out:
             raise UserError(f"{eval_source}: all of its {len(skipped) - before} rows have empty fields")
     elif config.eval_fraction > 0:

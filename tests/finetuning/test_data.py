@@ -93,6 +93,13 @@ def test_the_labels_are_those_of_training_alone(load: Load, tmp_path: Path) -> N
         load(train, eval=str(other))
 
 
+def test_labels_to_evaluate_on_may_be_spelt_as_floats(load: Load, tmp_path: Path) -> None:
+    train = write(tmp_path / "a.csv", [("cats", 0), ("dogs", 1)])
+    other = write(tmp_path / "b.csv", [("a cat", "1.0"), ("a dog", "0.0")])
+    data = load(train, eval=str(other))
+    assert [example.target for example in data.eval.examples] == ["1", "0"]
+
+
 def test_a_rare_label_may_fall_among_the_held_out(load: Load, tmp_path: Path) -> None:
     train = write(tmp_path / "a.csv", [*ROWS, ("the only one", "rare")])
     labels = {load(train, eval_fraction=0.5, seed=seed).task.settings.labels for seed in range(8)}
