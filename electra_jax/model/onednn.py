@@ -26,10 +26,15 @@ def takes(
     a: Float[Array, "..."], b: Float[Array, "..."], *, transpose_a: bool = False, transpose_b: bool = False
 ) -> bool:
     """Whether oneDNN is to make the product of these two, given as to `matmul`."""
-    if not (asked_for.value and a.dtype == b.dtype == jnp.float32):
+    if not (asked_for.value and _alike(a, b) and a.size and b.size):
         return False
     inner, columns = 0 if transpose_a else a.shape[-1], b.shape[-1]
     return transpose_b or columns <= NARROWEST or max(inner, columns) <= NARROW
+
+
+def _alike(a: Float[Array, "..."], b: Float[Array, "..."]) -> bool:
+    """Both in float32, and as many of the one as of the other."""
+    return a.dtype == b.dtype == jnp.float32 and a.shape[:-2] == b.shape[:-2]
 
 
 def matmul(
@@ -41,9 +46,13 @@ def matmul(
 ) -> Float[Array, "*batch l n"]:
     """a @ b over the last two axes, in float32; of a given as [*batch, m, l], or of b as [*batch, n, m].
 
-    It has no derivative of its own.
+    It has no derivative of its own. Raises ValueError where oneDNN would end the process, or compute nothing.
     """
-    rows, columns = a.shape[-1 if transpose_a else -2], b.shape[-2 if transpose_b else -1]
+    rows, inner = a.shape[:-3:-1] if transpose_a else a.shape[-2:]
+    inner_of_b, columns = b.shape[:-3:-1] if transpose_b else b.shape[-2:]
+    if not (_alike(a, b) and inner == inner_of_b > 0):
+        turned = f"{transpose_a=}, {transpose_b=}"
+        raise ValueError(f"oneDNN makes no product of {a.dtype}{a.shape} and {b.dtype}{b.shape} ({turned})")
     call = jax.ffi.ffi_call(
         CALL,
         jax.ShapeDtypeStruct((*a.shape[:-2], rows, columns), jnp.float32),

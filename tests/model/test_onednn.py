@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from electra_jax.model import onednn
 from electra_jax.model.attention import attend
-from electra_jax.model.layers import dot_general
+from electra_jax.model.layers import dot_general, matmul, transposed_product
 from electra_jax.train.cache import compile_now
 from electra_jax.train.library import has_onednn
 
@@ -52,6 +52,28 @@ def test_a_product_of_each_entry_of_a_further_axis() -> None:
     np.testing.assert_allclose(compile_now(product, a, b, onednn=True)(a, b), a @ b, atol=1e-5)
     one = jax.jit(jax.vmap(lambda a: onednn.matmul(a, b[0])))
     np.testing.assert_allclose(compile_now(one, a, onednn=True)(a), a @ b[0], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("of_a", "of_b", "dtype"),
+    [
+        ((2, 3), (4, 2), "float32"),
+        ((3, 4), (2, 4, 5), "float32"),
+        ((2, 3, 4), (3, 4, 5), "float32"),
+        ((2, 0), (0, 4), "float32"),
+        ((2, 3), (3, 4), "bfloat16"),
+    ],
+)
+def test_what_onednn_has_no_product_of_is_told(of_a: tuple[int, ...], of_b: tuple[int, ...], dtype: str) -> None:
+    with pytest.raises(ValueError, match="oneDNN makes no product of"):
+        onednn.matmul(jnp.ones(of_a, dtype), jnp.ones(of_b, dtype))
+
+
+def test_what_it_has_no_product_of_is_left_to_xla() -> None:
+    with_batch = compile_now(jax.jit(matmul), jnp.ones((2, 3, 4)), jnp.ones((4, 5)), onednn=True)
+    assert (with_batch(jnp.ones((2, 3, 4)), jnp.ones((4, 5))) == 4 * jnp.ones((2, 3, 5))).all()
+    of_nothing = compile_now(jax.jit(transposed_product), jnp.ones((0, 8)), jnp.ones((0, 4)), onednn=True)
+    assert (of_nothing(jnp.ones((0, 8)), jnp.ones((0, 4))) == jnp.zeros((8, 4))).all()
 
 
 def test_attention_is_xlas_and_all_its_products_are_onednns() -> None:
