@@ -5,6 +5,7 @@ import hashlib
 import math
 import os
 import platform
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cache
@@ -40,6 +41,9 @@ INTEL_OPTIONS: Options = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",
 }
 """The same, on an Intel processor."""
+
+UNKEPT = threading.RLock()
+"""Held while the cache's setting, of which a process has one, is another."""
 
 
 def keep_compiled() -> Path | None:
@@ -120,14 +124,15 @@ def _no_collection() -> Iterator[None]:
 
 @contextmanager
 def unkept() -> Iterator[None]:
-    """JAX's persistent cache keeps nothing of what is compiled here."""
+    """JAX's persistent cache keeps nothing of what is compiled here; one thread at a time."""
     name = "jax_persistent_cache_min_compile_time_secs"
-    before = jax.config.values[name]
-    jax.config.update(name, math.inf)
-    try:
-        yield
-    finally:
-        jax.config.update(name, before)
+    with UNKEPT:
+        before = jax.config.values[name]
+        jax.config.update(name, math.inf)
+        try:
+            yield
+        finally:
+            jax.config.update(name, before)
 
 
 def cache_folder() -> Path:

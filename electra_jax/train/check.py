@@ -1,11 +1,13 @@
 """Is this a run that can be made? Asked before anything is written."""
 
 import math
+import platform
 from collections.abc import Callable, Sequence
 from operator import attrgetter
 from pathlib import Path
 
 import jax
+import jaxlib
 from jax.sharding import Mesh
 
 from electra_jax.config import ComputeConfig, PretrainConfig, TowerConfig
@@ -159,8 +161,9 @@ def check_compute(compute: ComputeConfig) -> None:
         )
     _require(
         compute.products != "onednn" or can_take_onednn(compute),
-        "compute.products: onednn takes an x86 CPU, compute.dtype float32, and a compute.remat that doesn't name "
-        f"products (dots), and here are {backend}, {dtype} and {compute.remat}; give auto",
+        "compute.products: onednn takes an x86 CPU, a jaxlib that has it, compute.dtype float32, and a compute.remat "
+        f"that doesn't name products (dots), and here are {backend} ({platform.machine()}), jaxlib "
+        f"{jaxlib.__version__}, {dtype} and {compute.remat}; give auto",
     )
 
 

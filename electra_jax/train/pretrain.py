@@ -88,7 +88,8 @@ def told(run: Path) -> Iterator[None]:
 def _pretrain(config: PretrainConfig, console: Console) -> dict[str, float]:
     manifests = [Manifest.read(folder) for folder in config.data]
     check(config, manifests)
-    check_alike(settings(config, APART) | {"data": without_sources(manifests)})
+    library = "onednn" if takes_onednn(config) else "xla"  # by auto, this processor's
+    check_alike(settings(config, APART) | {"data": without_sources(manifests), "compute.products": library})
     manifest = manifests[0]  # of what is asked of it, all say the same
     mesh = make_mesh(config.mesh, config.batch_size)
     check_mesh(config, mesh)

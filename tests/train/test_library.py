@@ -1,5 +1,7 @@
 """When oneDNN makes a step's products, and what becomes of the compiled step."""
 
+import threading
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +14,7 @@ from electra_jax.config import ComputeConfig, PretrainConfig
 from electra_jax.errors import UserError
 from electra_jax.model import onednn
 from electra_jax.presets import load_config
-from electra_jax.train.cache import compile_now
+from electra_jax.train.cache import compile_now, unkept
 from electra_jax.train.check import check_compute
 from electra_jax.train.flops import step_flops
 from electra_jax.train.library import LONG, can_take_onednn, has_onednn, takes_onednn
@@ -91,11 +93,28 @@ def test_what_it_is_in_is_kept_nowhere(kept: Path) -> None:
 
     a = jnp.eye(8)
     kept_before = {path.name for path in kept.iterdir()}
-    assert (compile_now(jax.jit(product), a, onednn=True)(a) == a).all()
+    with warnings.catch_warnings(action="error"):  # as JAX warns where a program can't be written down
+        assert (compile_now(jax.jit(product), a, onednn=True)(a) == a).all()
     assert {path.name for path in kept.iterdir() if "product" in path.name} <= kept_before
     assert jax.config.values[NAME] == 0
     assert (compile_now(jax.jit(product), a)(a) == a).all()  # traced anew, without it
     assert any("product" in path.name for path in kept.iterdir())
+
+
+def test_a_thread_waits_until_another_has_put_the_setting_back() -> None:
+    before, entered = jax.config.values[NAME], threading.Event()
+
+    def enter() -> None:
+        with unkept():
+            entered.set()
+
+    other = threading.Thread(target=enter)
+    with unkept():
+        other.start()
+        assert not entered.wait(0.2)
+    other.join()
+    assert entered.is_set()
+    assert jax.config.values[NAME] == before
 
 
 def test_after_a_failure_all_is_kept_as_before(kept: Path) -> None:
