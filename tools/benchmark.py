@@ -61,7 +61,7 @@ class Arguments:
     sampler: Literal["gumbel", "inverse"] = "gumbel"
     """How PyTorch draws replacements: by Gumbel noise, or by the inverse of the cumulative distribution."""
     products: ProductLibrary = "auto"
-    """Who makes ours on a CPU: auto is as in a long run."""
+    """Who makes ours on a CPU: auto is as in a run of the preset's steps."""
     sweep: bool = False
     """Measure how our step's cost grows with length, batch and width instead."""
 
@@ -119,9 +119,10 @@ def compare(arguments: Arguments, turns: Turns, console: Console) -> None:
 def sweep(arguments: Arguments, turns: Turns, console: Console) -> None:
     """Every series of our step alone."""
     size = "small" if arguments.sizes == Arguments.sizes else arguments.sizes[0]
-    config = sweep_config(size, turns.device, arguments.attention_dropout)
+    config = sweep_config(size, turns.device, arguments.attention_dropout, arguments.products)
     parts = {name: lambda one=one: measure_series(one, config, turns) for name, one in SERIES.items()}
-    settings = {**asdict(turns), "contestants": ("ours",), "size": size, "dropout": arguments.attention_dropout}
+    settings = {**asdict(turns), "contestants": ("ours",), "size": size}
+    settings |= {"attention_dropout": arguments.attention_dropout, "products": arguments.products}
 
     def report(found: Mapping[str, Results]) -> None:
         plot_sweep(found, arguments.out / "performance-sweep.png")
