@@ -211,8 +211,8 @@ class ComputeConfig(_Settings):
     """Of dropout, residual and LayerNorm together. triton: a kernel each way, on the same GPUs; auto as above."""
     products: ProductLibrary = "auto"
     """Who makes a CPU's matrix products in pretraining. onednn: a tenth faster steps, in float32 on x86, but compiled
-    anew at each start. auto: onednn on Intel's processors for runs of 5e14 operations and more, an hour on
-    two cores, and else xla."""
+    anew at each start. auto: onednn on Intel's processors for runs of 5e14 operations and more, an hour on two cores,
+    and else xla."""
 
 
 @dataclass(frozen=True)

@@ -88,8 +88,8 @@ def told(run: Path) -> Iterator[None]:
 def _pretrain(config: PretrainConfig, console: Console) -> dict[str, float]:
     manifests = [Manifest.read(folder) for folder in config.data]
     check(config, manifests)
-    library = "onednn" if takes_onednn(config) else "xla"  # by auto, this processor's
-    check_alike(settings(config, APART) | {"data": without_sources(manifests), "compute.products": library})
+    check_alike(settings(config, APART) | {"data": without_sources(manifests)})
+    check_alike({"compute.products": "onednn" if takes_onednn(config) else "xla"})  # auto asks who made the processor
     manifest = manifests[0]  # of what is asked of it, all say the same
     mesh = make_mesh(config.mesh, config.batch_size)
     check_mesh(config, mesh)
