@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from electra_jax.config import ComputeConfig, ElectraConfig
 from electra_jax.model.kernels import can_fuse, chosen
-from electra_jax.model.layers import LayerNorm, Seed, barrier, keep_mask, linear, matmul, products
+from electra_jax.model.layers import LayerNorm, Seed, add_bias, barrier, keep_mask, linear, matmul, products
 from electra_jax.model.lookup import take_positions
 from electra_jax.model.residual import add_and_norm
 
@@ -56,7 +56,7 @@ class SelfAttention(nnx.Module):
         return add_and_norm(self.norm, asking, self.output, mixed, output_seed, hidden_rate, self.compute)
 
     def _heads(self, x: Float[Array, "B L H"], bias: Float[Array, " H"]) -> Float[Array, "B L N D"]:
-        x = x + bias.astype(x.dtype)
+        x = add_bias(x, bias)
         return x.reshape(*x.shape[:2], self.config.num_attention_heads, self.config.head_size)
 
 

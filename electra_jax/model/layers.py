@@ -35,9 +35,18 @@ def split_rows(keys: PRNGKeyArray, number: int) -> list[PRNGKeyArray]:
     return list(jax.vmap(lambda key: jax.random.split(key, number), out_axes=1)(keys))
 
 
-def linear(size: int, features: int, config: ElectraConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Linear:
+class Linear(nnx.Linear):
+    """x @ kernel + bias, in the dtype of computing."""
+
+    def __call__(self, x: Float[Array, "... size"]) -> Float[Array, "... features"]:  # type: ignore[override]
+        """By the products and sums of this module."""
+        assert self.bias is not None
+        return add_bias(dot(x.astype(self.dtype), self.kernel[...].astype(self.dtype)), self.bias[...])
+
+
+def linear(size: int, features: int, config: ElectraConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> Linear:
     """A dense layer whose kernel starts from the truncated normal of [G] model/modeling.py."""
-    return nnx.Linear(size, features, kernel_init=initializer(config), dtype=dtype, dot_general=dot_general, rngs=rngs)
+    return Linear(size, features, kernel_init=initializer(config), dtype=dtype, rngs=rngs)
 
 
 def initializer(config: ElectraConfig) -> nnx.Initializer:
@@ -74,10 +83,8 @@ def matmul(
     return jnp.einsum(f"{of_a},{of_b}->...ln", a, b, preferred_element_type=dtype)
 
 
-def dot_general(
-    x: Float[Array, "... size"], kernel: Float[Array, "size features"], *dimension_numbers: Any, **options: Any
-) -> Float[Array, "... features"]:
-    """x @ kernel, as `nnx.Linear` asks for it."""
+def dot(x: Float[Array, "... size"], kernel: Float[Array, "size features"]) -> Float[Array, "... features"]:
+    """x @ kernel, whose derivative is made as suits the device."""
     return _product(x.reshape(-1, x.shape[-1]), kernel).reshape(*x.shape[:-1], -1)
 
 
@@ -134,7 +141,7 @@ def products(
     All of x's gradient is so added up here, a product at a time. `joined` makes one product of them, which is quicker
     where the kernels' gradients come as slices of one array, as `fused_attend` has them.
     """
-    return tuple(dot_general(x, kernel) for kernel in kernels), x
+    return tuple(dot(x, kernel) for kernel in kernels), x
 
 
 def _products_backward(
@@ -159,6 +166,22 @@ def _add_gradient(x: Array, kernel: Array, g: Array, total: Array) -> tuple[Arra
 
 
 products.defvjp(lambda joined, x, kernels: (products(joined, x, kernels), (x, kernels)), _products_backward)
+
+
+@jax.custom_vjp
+def add_bias(x: Float[Array, "... features"], bias: Float[Array, " features"]) -> Float[Array, "... features"]:
+    """x + bias in x's dtype, the bias' gradient a sum in its own: float32, of which bfloat16 keeps three digits, and
+    which a CPU takes a tenth of the time for."""
+    return x + bias.astype(x.dtype)
+
+
+def _add_bias_backward(
+    bias: Float[Array, " features"], g: Float[Array, "... features"]
+) -> tuple[Float[Array, "... features"], Float[Array, " features"]]:
+    return g, g.astype(bias.dtype).sum(tuple(range(g.ndim - 1)))
+
+
+add_bias.defvjp(lambda x, bias: (add_bias(x, bias), bias), _add_bias_backward)
 
 
 # --- layer norm ---------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from jaxtyping import Array, Float
 
 from electra_jax.config import ComputeConfig
 from electra_jax.model.kernels import chosen
-from electra_jax.model.layers import LayerNorm, Seed, dot_general, dropout
+from electra_jax.model.layers import LayerNorm, Seed, dot, dropout
 
 
 def add_and_norm(
@@ -22,6 +22,6 @@ def add_and_norm(
         return norm(x + dropout(dense(y), seed, rate))
     from electra_jax.model.triton.norm import fused_norm
 
-    product = dot_general(y, dense.kernel[...].astype(y.dtype))
+    product = dot(y, dense.kernel[...].astype(y.dtype))
     assert dense.bias is not None
     return fused_norm(norm.epsilon, rate, x, product, dense.bias[...], norm.scale[...], norm.bias[...], seed)

@@ -11,7 +11,7 @@ from scipy.stats import norm
 from electra_jax.config import ComputeConfig, ElectraConfig
 from electra_jax.model.attention import attend
 from electra_jax.model.encoder import Encoder
-from electra_jax.model.layers import LayerNorm, dot_general, dropout, gelu, in_parts, keep_mask, normalize, products
+from electra_jax.model.layers import LayerNorm, add_bias, dot, dropout, gelu, in_parts, keep_mask, normalize, products
 from electra_jax.train.step import step_key
 
 X = np.linspace(-10, 10, 4001)
@@ -80,7 +80,17 @@ def normals(*shapes: tuple[int, ...]) -> list[jax.Array]:
 
 @pytest.mark.parametrize(("size", "features"), [(5, 12), (12, 5), (7, 7)])
 def test_the_gradients_of_a_product(size: int, features: int) -> None:
-    assert_same_gradients(dot_general, jnp.matmul, *normals((3, 4, size), (size, features)))
+    assert_same_gradients(dot, jnp.matmul, *normals((3, 4, size), (size, features)))
+
+
+def test_the_gradient_of_a_bias_is_summed_up_in_float32() -> None:
+    assert_same_gradients(add_bias, jnp.add, *normals((3, 4, 5), (5,)))
+    bias, g = jnp.ones(5), jax.random.normal(jax.random.key(2), (64, 32, 5), jnp.bfloat16)
+    y, pull_back = jax.vjp(add_bias, jnp.ones(g.shape, jnp.bfloat16), bias)
+    assert y.dtype == jnp.bfloat16
+    of_x, of_bias = pull_back(g)
+    assert (of_x == g).all()
+    np.testing.assert_allclose(of_bias, np.asarray(g, np.float64).sum((0, 1)), rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("sizes", [(96, 5, 7), (96, 300, 7), (7, 5, 7), (64, 1500, 1500)])

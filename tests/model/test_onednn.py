@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from electra_jax.model import onednn
 from electra_jax.model.attention import attend
-from electra_jax.model.layers import dot_general, matmul, transposed_product
+from electra_jax.model.layers import dot, matmul, transposed_product
 from electra_jax.train.cache import compile_now
 from electra_jax.train.library import has_onednn
 
@@ -106,8 +106,8 @@ def test_a_dense_layer_is_xlas_and_onednn_makes_products_at_which_it_is_as_quick
     size: int, features: int, made: int
 ) -> None:
     x, kernel = random(2, 20, size), random(size, features, seed=1)
-    expected, none = computed(dot_general, x, kernel, by_onednn=False)
-    found, some = computed(dot_general, x, kernel, by_onednn=True)
+    expected, none = computed(dot, x, kernel, by_onednn=False)
+    found, some = computed(dot, x, kernel, by_onednn=True)
     assert (none, some) == (0, made)
     for ours, xlas in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours, xlas, rtol=1e-5, atol=1e-4)
