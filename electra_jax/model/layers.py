@@ -78,7 +78,7 @@ def matmul(
     For what has a derivative written out: the product itself may have none.
     """
     if onednn.takes(a, b, transpose_a=transpose_a, transpose_b=transpose_b):
-        return onednn.matmul(a, b, transpose_a=transpose_a, transpose_b=transpose_b)
+        return onednn.matmul(a, b, transpose_a=transpose_a, transpose_b=transpose_b, dtype=dtype)
     of_a, of_b = "...ml" if transpose_a else "...lm", "...nm" if transpose_b else "...mn"
     return jnp.einsum(f"{of_a},{of_b}->...ln", a, b, preferred_element_type=dtype)
 

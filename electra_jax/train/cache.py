@@ -16,6 +16,7 @@ import jax
 
 from electra_jax.model.onednn import asked_for
 from electra_jax.train.memory import hand_back
+from electra_jax.train.processor import instructions, is_intel
 
 SETTINGS = {
     "jax_persistent_cache_min_compile_time_secs": 0.3,  # JAX's 1 s leaves the small programs of a start to be compiled
@@ -141,28 +142,4 @@ def cache_folder() -> Path:
     A program for one processor may end another with SIGILL, and the hosts of a cluster often share a home folder.
     """
     home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    return home / "electra-jax" / "jax" / f"{platform.machine()}-{hashlib.sha256(_instructions()).hexdigest()[:12]}"
-
-
-def _instructions() -> bytes:
-    """What this processor can do, as far as the system tells."""
-    return _processor(b"flags", b"Features")
-
-
-def is_intel() -> bool:
-    """Whether Intel made this processor."""
-    return _maker().endswith(b"GenuineIntel")
-
-
-def _maker() -> bytes:
-    """Who made this processor, at the line's end."""
-    return _processor(b"vendor_id")
-
-
-def _processor(*fields: bytes) -> bytes:
-    """The first line that starts with one of `fields` of what Linux tells of the processor; elsewhere, its name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_bytes().splitlines()
-    except OSError:
-        return platform.processor().encode()
-    return next((line for line in lines if line.startswith(fields)), b"")
+    return home / "electra-jax" / "jax" / f"{platform.machine()}-{hashlib.sha256(instructions()).hexdigest()[:12]}"

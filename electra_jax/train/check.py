@@ -161,8 +161,8 @@ def check_compute(compute: ComputeConfig) -> None:
         )
     _require(
         compute.products != "onednn" or can_take_onednn(compute),
-        "compute.products: onednn takes an x86 CPU, a jaxlib that has it, compute.dtype float32, and a compute.remat "
-        f"that doesn't name products (dots), and here are {backend} ({platform.machine()}), jaxlib "
+        "compute.products: onednn takes an x86 CPU, with AMX for compute.dtype bfloat16, a jaxlib that has it, and a "
+        f"compute.remat that doesn't name products (dots), and here are {backend} ({platform.machine()}), jaxlib "
         f"{jaxlib.__version__}, {dtype} and {compute.remat}; give auto",
     )
 

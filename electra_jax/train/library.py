@@ -7,11 +7,13 @@ import numpy as np
 
 from electra_jax.config import ComputeConfig, PretrainConfig
 from electra_jax.model.onednn import matmul
-from electra_jax.train.cache import is_intel, unkept
+from electra_jax.train.cache import unkept
 from electra_jax.train.flops import step_flops
+from electra_jax.train.processor import has_amx, is_intel
 
-LONG = 5e14
-"""Floating-point operations of a run, an hour on two cores, whose gain is far above what compiling at a start takes."""
+LONG = {"float32": 5e14, "bfloat16": 1e13}
+"""Floating-point operations of a run, an hour and a minute on two cores, whose gain is far above what compiling at a
+start takes."""
 
 
 def takes_onednn(config: PretrainConfig) -> bool:
@@ -19,13 +21,18 @@ def takes_onednn(config: PretrainConfig) -> bool:
     choice = config.compute.products
     if choice != "auto":
         return choice == "onednn"
-    return is_intel() and step_flops(config) * config.steps >= LONG and can_take_onednn(config.compute)
+    return (
+        is_intel()
+        and step_flops(config) * config.steps >= LONG[config.compute.dtype]
+        and can_take_onednn(config.compute)
+    )
 
 
 def can_take_onednn(compute: ComputeConfig) -> bool:
-    """Whether it could: on a CPU, in float32, with layers that don't keep their products alone (`remat`)."""
-    plain = compute.dtype == "float32" and not compute.remat.startswith("dots")
-    return jax.default_backend() == "cpu" and plain and has_onednn()
+    """Whether it could: on a CPU, in a dtype that this one multiplies, with layers that don't keep their products
+    alone (`remat`)."""
+    able = compute.dtype == "float32" or has_amx()
+    return jax.default_backend() == "cpu" and able and not compute.remat.startswith("dots") and has_onednn()
 
 
 @cache

@@ -14,8 +14,10 @@ from electra_jax.model.attention import attend
 from electra_jax.model.layers import dot, matmul, transposed_product
 from electra_jax.train.cache import compile_now
 from electra_jax.train.library import has_onednn
+from electra_jax.train.processor import has_amx
 
 pytestmark = pytest.mark.skipif(not has_onednn(), reason="XLA here has no oneDNN")
+with_amx = pytest.mark.skipif(not has_amx(), reason="this processor multiplies no bfloat16")
 
 sizes = st.integers(1, 40)
 
@@ -30,7 +32,7 @@ def computed(function: Callable, *arguments: jax.Array, by_onednn: bool) -> tupl
     @jax.jit
     def with_gradients(*arguments: jax.Array) -> list[jax.Array]:
         value, pull_back = jax.vjp(function, *arguments)
-        return [value, *pull_back(random(*value.shape, seed=9))]
+        return [value, *pull_back(random(*value.shape, seed=9).astype(value.dtype))]
 
     compiled = compile_now(with_gradients, *arguments, onednn=by_onednn)
     return list(map(np.asarray, compiled(*arguments))), (compiled.as_text() or "").count(f'"{onednn.CALL}"')
@@ -61,7 +63,7 @@ def test_a_product_of_each_entry_of_a_further_axis() -> None:
         ((3, 4), (2, 4, 5), "float32"),
         ((2, 3, 4), (3, 4, 5), "float32"),
         ((2, 0), (0, 4), "float32"),
-        ((2, 3), (3, 4), "bfloat16"),
+        ((2, 3), (3, 4), "float16"),
     ],
 )
 def test_what_onednn_has_no_product_of_is_told(of_a: tuple[int, ...], of_b: tuple[int, ...], dtype: str) -> None:
@@ -113,10 +115,37 @@ def test_a_dense_layer_is_xlas_and_onednn_makes_products_at_which_it_is_as_quick
         np.testing.assert_allclose(ours, xlas, rtol=1e-5, atol=1e-4)
 
 
-def test_what_is_no_float32_is_left_to_xla() -> None:
-    x, kernel = random(8, 16).astype(jnp.bfloat16), random(16, 8).astype(jnp.bfloat16)
+@with_amx
+@given(sizes, sizes, sizes, st.booleans(), st.booleans(), st.sampled_from([None, jnp.float32]))
+@settings(max_examples=40, deadline=None)
+def test_products_of_bfloat16_are_numpys_summed_in_float32(
+    rows: int, inner: int, columns: int, of_a: bool, of_b: bool, dtype: jnp.dtype | None
+) -> None:
+    a, b = (x.astype(jnp.bfloat16) for x in (random(2, rows, inner), random(2, inner, columns, seed=1)))
+    given = [x.mT if turned else x for x, turned in ((a, of_a), (b, of_b))]
+    product = jax.jit(lambda a, b: onednn.matmul(a, b, transpose_a=of_a, transpose_b=of_b, dtype=dtype))
+    found = compile_now(product, *given, onednn=True)(*given)
+    assert found.dtype == (dtype or jnp.bfloat16)
+    expected = np.asarray(a, np.float64) @ np.asarray(b, np.float64)
+    np.testing.assert_allclose(found.astype(jnp.float32), expected, rtol=0 if dtype else 2**-8, atol=2e-5)
+
+
+@with_amx
+@pytest.mark.parametrize("features", [48, onednn.NARROW + 1])
+def test_in_bfloat16_it_makes_all_products_of_a_dense_layer(features: int) -> None:
+    x, kernel = (a.astype(jnp.bfloat16) for a in (random(2, 20, 32), random(32, features, seed=1)))
+    expected, none = computed(dot, x, kernel, by_onednn=False)
+    found, all_three = computed(dot, x, kernel, by_onednn=True)
+    assert (none, all_three) == (0, 3)
+    for ours, xlas in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours.astype(np.float32), xlas.astype(np.float32), rtol=2**-7, atol=2**-7)
+
+
+def test_what_is_of_two_dtypes_or_of_another_is_left_to_xla() -> None:
+    x, kernel = random(8, 16), random(16, 8)
     with onednn.asked_for(True):
-        assert not onednn.takes(x, kernel)
-        assert onednn.takes(x.astype(jnp.float32), kernel.astype(jnp.float32))
-        assert not onednn.takes(x, kernel.astype(jnp.float32))
-    assert not onednn.takes(x.astype(jnp.float32), kernel.astype(jnp.float32))
+        assert onednn.takes(x, kernel)
+        assert onednn.takes(x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16))
+        assert not onednn.takes(x, kernel.astype(jnp.bfloat16))
+        assert not onednn.takes(x.astype(jnp.float16), kernel.astype(jnp.float16))
+    assert not onednn.takes(x, kernel)

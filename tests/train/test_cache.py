@@ -62,7 +62,7 @@ def test_by_default_below_the_home_folder(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_each_processor_has_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     folders = {cache_folder()}
-    monkeypatch.setattr("electra_jax.train.cache._instructions", lambda: b"flags: fpu sse4_2")
+    monkeypatch.setattr("electra_jax.train.cache.instructions", lambda: b"flags: fpu sse4_2")
     assert len(folders | {cache_folder()}) == 2
 
 
@@ -147,7 +147,7 @@ INTEL, AMD = b"vendor_id\t: GenuineIntel", b"vendor_id\t: AuthenticAMD"
 def test_a_cpu_compiles_steps_in_xlas_own_way_but_intels(
     maker: bytes, flags: str, expected: dict | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("electra_jax.train.cache._maker", lambda: maker)
+    monkeypatch.setattr("electra_jax.train.processor._maker", lambda: maker)
     monkeypatch.setenv("XLA_FLAGS", flags)
     assert compiler_options() == expected
 
@@ -167,7 +167,7 @@ def test_options_that_xla_no_longer_knows_are_left_out(monkeypatch: pytest.Monke
     assert not knows((("xla_cpu_no_such", "1"),))
     assert not knows((("xla_cpu_experimental_ynn_fusion_type", "NO_SUCH"),))
     if jax.default_backend() == "cpu":
-        monkeypatch.setattr("electra_jax.train.cache._maker", lambda: INTEL)
+        monkeypatch.setattr("electra_jax.train.processor._maker", lambda: INTEL)
         monkeypatch.setattr("electra_jax.train.cache.INTEL_OPTIONS", {"xla_cpu_no_such": "1"})
         assert compiler_options() is None
 

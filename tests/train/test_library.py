@@ -26,7 +26,7 @@ with_onednn = pytest.mark.skipif(not has_onednn(), reason="XLA here has no oneDN
 def long_run(**compute: str) -> PretrainConfig:
     config = load_config("small", data=Path("data"), out=Path("out"))
     config = replace(config, compute=replace(config.compute, **compute))  # type: ignore[arg-type]
-    return replace(config, steps=round(LONG / step_flops(config)) + 1)
+    return replace(config, steps=round(LONG[config.compute.dtype] / step_flops(config)) + 1)
 
 
 @with_onednn
@@ -36,7 +36,6 @@ def test_left_to_itself_a_long_run_on_an_intel_processor_takes_it(monkeypatch: p
     assert takes_onednn(config)
     assert not takes_onednn(replace(config, steps=config.steps - 2))
     assert not takes_onednn(long_run(products="xla"))
-    assert not takes_onednn(long_run(dtype="bfloat16"))
     assert not takes_onednn(long_run(remat="dots_saveable"))
     assert takes_onednn(long_run(remat="nothing_saveable"))
     monkeypatch.setattr("electra_jax.train.library.is_intel", lambda: False)
@@ -44,10 +43,25 @@ def test_left_to_itself_a_long_run_on_an_intel_processor_takes_it(monkeypatch: p
     assert takes_onednn(replace(long_run(products="onednn"), steps=1))
 
 
+@with_onednn
+def test_in_bfloat16_only_a_processor_that_multiplies_it_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = long_run(dtype="bfloat16")
+    assert config.steps < long_run().steps
+    monkeypatch.setattr("electra_jax.train.library.is_intel", lambda: True)
+    monkeypatch.setattr("electra_jax.train.processor.instructions", lambda: b"flags\t: fpu amx_bf16 sse4_2")
+    assert takes_onednn(config)
+    assert not takes_onednn(replace(config, steps=config.steps - 2))
+    monkeypatch.setattr("electra_jax.train.processor.instructions", lambda: b"flags\t: fpu avx512_bf16 sse4_2")
+    assert not takes_onednn(config)
+    with pytest.raises(
+        UserError, match=r"onednn takes an x86 CPU, with AMX for compute\.dtype bfloat16, .* give auto$"
+    ):
+        check_compute(ComputeConfig(products="onednn", dtype="bfloat16"))
+
+
 @pytest.mark.parametrize(
     "compute",
     [
-        ComputeConfig(products="onednn", dtype="bfloat16"),
         ComputeConfig(products="onednn", remat="dots_saveable"),
         ComputeConfig(products="onednn", remat="dots_with_no_batch_dims_saveable"),
     ],

@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import micro
@@ -30,6 +30,7 @@ from electra_jax.report.runs import read_run
 from electra_jax.train.convert import export, import_pretrained
 from electra_jax.train.library import has_onednn
 from electra_jax.train.pretrain import Trainer, pretrain
+from electra_jax.train.processor import has_amx
 from electra_jax.train.run import restore_params
 from electra_jax.train.step import gradient_norms, init_params
 
@@ -226,16 +227,24 @@ def test_a_run_on_packed_rows_goes_on_to_the_same_bits(
 
 
 @pytest.mark.skipif(not has_onednn(), reason="XLA here has no oneDNN")
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [
+        ("float32", 1e-3),
+        pytest.param("bfloat16", 1e-2, marks=pytest.mark.skipif(not has_amx(), reason="no bfloat16 in this processor")),
+    ],
+)
 def test_a_run_whose_products_onednn_makes_learns_the_same_and_goes_on_to_the_same_bits(
-    finished: PretrainConfig, traces: list[Any], tmp_path: Path
+    finished: PretrainConfig, traces: list[Any], tmp_path: Path, dtype: Literal["float32", "bfloat16"], tolerance: float
 ) -> None:
-    whole = replace(finished, out=tmp_path / "whole", compute=replace(finished.compute, products="onednn"))
+    compute = replace(finished.compute, dtype=dtype, products="onednn")
+    whole = replace(finished, out=tmp_path / "whole", compute=compute)
     pretrain(whole)
     assert len(traces) == 1
     goes_on_to_the_same_bits(whole, tmp_path / "copy")
     assert not micro.equal_bits(micro.saved_state(whole.out, 20), micro.saved_state(finished.out, 20))
     for ours, xlas in zip(micro.records(whole.out), micro.records(finished.out), strict=True):
-        assert ours["loss"] == pytest.approx(xlas["loss"], rel=1e-3)
+        assert ours["loss"] == pytest.approx(xlas["loss"], rel=tolerance)
 
 
 def test_a_second_call_changes_nothing(finished: PretrainConfig, tmp_path: Path) -> None:
