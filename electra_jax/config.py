@@ -189,6 +189,7 @@ RematPolicy = Literal[
     "none", "nothing_saveable", "dots_saveable", "dots_with_no_batch_dims_saveable", "everything_saveable"
 ]
 
+Dtype = Literal["float32", "bfloat16"]
 ProductLibrary = Literal["auto", "xla", "onednn"]
 
 
@@ -196,7 +197,7 @@ ProductLibrary = Literal["auto", "xla", "onednn"]
 class ComputeConfig(_Settings):
     """How the same numbers are computed."""
 
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Dtype = "float32"
     """Of activations and matrix products; parameters and optimiser state are float32 always. bfloat16 is faster on
     GPUs, and on CPUs with AMX (Intel's Xeons since 2023); slower on others."""
     scan_layers: bool = False

@@ -5,11 +5,13 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import micro
 import pytest
 import tyro
 
+from electra_jax.config import ComputeConfig
 from electra_jax.errors import RunError, UserError
 from electra_jax.presets import load_config
 from electra_jax.train.flops import dense_products, step_flops
@@ -53,11 +55,24 @@ def run(*options: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_cell_is_measured_once_and_written_with_every_figure(
-    preset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    preset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], dtype: str
 ) -> None:
     options = ["--out", str(tmp_path), "--sizes", str(preset), "--lengths", "16", "--batch-tokens", "64"]
-    options += ["--contestants", "ours", "picks", "--rounds", "1", "--seconds-per-round", "0.01", "--device", "cpu"]
+    options += [
+        "--dtype",
+        dtype,
+        "--contestants",
+        "ours",
+        "picks",
+        "--rounds",
+        "1",
+        "--seconds-per-round",
+        "0.01",
+        "--device",
+        "cpu",
+    ]
     first = run(*options)
     assert first.returncode == 0, first.stderr
     assert "measuring micro-16" in first.stdout
@@ -68,7 +83,20 @@ def test_a_cell_is_measured_once_and_written_with_every_figure(
     benchmark.main(tyro.cli(benchmark.Arguments, args=options))
     printed = capsys.readouterr().out
     assert "measuring" not in printed
-    assert "micro-16: 4 x 16, float32" in printed
+    assert f"micro-16: 4 x 16, {dtype}" in printed
+
+
+@pytest.mark.parametrize(
+    ("options", "device", "dtype"),
+    [([], "cpu", "float32"), ([], "gpu", "bfloat16"), (["--dtype", "bfloat16"], "cpu", "bfloat16")],
+)
+def test_the_dtype_is_the_devices_unless_set(options: list[str], device: Any, dtype: str, tmp_path: Path) -> None:
+    import benchmark
+
+    arguments = tyro.cli(benchmark.Arguments, args=["--out", str(tmp_path), "--products", "xla", *options])
+    compute = benchmark.compute_config(arguments, device)
+    assert (compute.dtype, compute.products) == (dtype, "xla")
+    assert benchmark.settings_of(arguments, benchmark.Turns(), compute)["dtype"] == dtype
 
 
 def check_cell(out: Path) -> None:
@@ -93,7 +121,7 @@ def check_cell(out: Path) -> None:
 def test_contestants_that_compute_different_losses_are_not_measured(preset: Path) -> None:
     import benchmark_cells
 
-    ours = benchmark_cells.cell_config(str(preset), 16, 4, "cpu", 0.1)
+    ours = benchmark_cells.cell_config(str(preset), 16, 4, 0.1, ComputeConfig())
     theirs = replace(ours, objective=replace(ours.objective, discriminator_weight=49.9))
     with pytest.raises(RunError, match=r"our loss is .* nothing was measured"):
         benchmark_cells.check_losses(ours, theirs, ["picks"])
@@ -104,7 +132,7 @@ def test_a_series_has_its_points_and_their_exponent(preset: Path) -> None:
     import benchmark_cells
     import benchmark_sweep
 
-    config = benchmark_cells.cell_config(str(preset), 16, 4, "cpu", 0.1)
+    config = benchmark_cells.cell_config(str(preset), 16, 4, 0.1, ComputeConfig())
     series = benchmark_sweep.Series("4 rows", (16, 600), benchmark_sweep.with_length)
     found = benchmark_sweep.measure_series(series, config, benchmark_cells.Turns(rounds=1, seconds=0.01))
     short, long = found["points"]

@@ -22,14 +22,14 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import tyro
-from benchmark_cells import calibrate, cell_config, environment, find_device, spread
+from benchmark_cells import DTYPES, calibrate, cell_config, environment, find_device, spread
 from matplotlib.figure import Figure
 from reviews import read_reviews, write_documents
 from rich.console import Console
 from tyro.conf import Positional
 from workers import Worker
 
-from electra_jax.config import PrepareConfig, PretrainConfig, VocabConfig
+from electra_jax.config import ComputeConfig, PrepareConfig, PretrainConfig, VocabConfig
 from electra_jax.data.manifest import Manifest
 from electra_jax.data.prepare import prepare
 from electra_jax.data.vocab import train_vocabulary
@@ -108,7 +108,8 @@ def make_rows(arguments: Arguments) -> dict[Kind, Manifest]:
 def compare_speed(arguments: Arguments) -> dict[str, Any]:
     """Real tokens a second of each contestant in each round, and the ratios of rounds."""
     device = find_device()
-    config = cell_config(arguments.size, arguments.length, arguments.batch_tokens // arguments.length, device, 0.1)
+    rows, compute = arguments.batch_tokens // arguments.length, ComputeConfig(dtype=DTYPES[device])
+    config = cell_config(arguments.size, arguments.length, rows, 0.1, compute)
     entries = max(config.model.vocab_size, Manifest.read(arguments.folder / "packed").vocab_size)  # tiny has fewer
     config = replace(config, model=replace(config.model, vocab_size=entries))
     load = os.getloadavg()[0]

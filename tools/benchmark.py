@@ -24,12 +24,12 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import tyro
-from benchmark_cells import Device, Name, Turns, cell_config, find_device, measure
+from benchmark_cells import DTYPES, Device, Name, Turns, cell_config, find_device, measure
 from benchmark_report import cell_table, plot_cells, plot_sweep, sweep_table
 from benchmark_sweep import SERIES, measure_series, sweep_config
 from rich.console import Console
 
-from electra_jax.config import ProductLibrary
+from electra_jax.config import ComputeConfig, Dtype, ProductLibrary
 from electra_jax.errors import UserError
 from electra_jax.files import can_be_made, write_text
 
@@ -56,6 +56,8 @@ class Arguments:
     batch_tokens: int | None = None
     """Tokens in a step; 2,048 on a CPU, 16,384 on a GPU."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
+    dtype: Dtype | None = None
+    """Of all contestants' products and activations; float32 on a CPU, bfloat16 on a GPU."""
     attention_dropout: float = 0.1
     """Of all contestants."""
     sampler: Literal["gumbel", "inverse"] = "gumbel"
@@ -98,15 +100,14 @@ def check(arguments: Arguments) -> Device:
 
 def compare(arguments: Arguments, turns: Turns, console: Console) -> None:
     """Every size at every length."""
-    tokens = arguments.batch_tokens or BATCH_TOKENS[turns.device]
+    tokens, compute = arguments.batch_tokens or BATCH_TOKENS[turns.device], compute_config(arguments, turns.device)
     cells: dict[str, Callable[[], Results]] = {}
     for size in arguments.sizes:
         for length in arguments.lengths:
             rows = max(1, tokens // length)
-            config = cell_config(size, length, rows, turns.device, arguments.attention_dropout, arguments.products)
+            config = cell_config(size, length, rows, arguments.attention_dropout, compute)
             cells[f"{Path(size).stem}-{length}"] = lambda config=config: measure(config, turns)  # type: ignore[misc]
-    settings = {**asdict(turns), "batch_tokens": tokens}
-    settings |= {"attention_dropout": arguments.attention_dropout, "products": arguments.products}
+    settings = settings_of(arguments, turns, compute) | {"batch_tokens": tokens}
 
     def report(found: Mapping[str, Results]) -> None:
         plot_cells(found, arguments.out / "benchmark.png")
@@ -119,15 +120,26 @@ def compare(arguments: Arguments, turns: Turns, console: Console) -> None:
 def sweep(arguments: Arguments, turns: Turns, console: Console) -> None:
     """Every series of our step alone."""
     size = "small" if arguments.sizes == Arguments.sizes else arguments.sizes[0]
-    config = sweep_config(size, turns.device, arguments.attention_dropout, arguments.products)
+    compute = compute_config(arguments, turns.device)
+    config = sweep_config(size, arguments.attention_dropout, compute)
     parts = {name: lambda one=one: measure_series(one, config, turns) for name, one in SERIES.items()}
-    settings = {**asdict(turns), "contestants": ("ours",), "size": size}
-    settings |= {"attention_dropout": arguments.attention_dropout, "products": arguments.products}
+    settings = settings_of(arguments, turns, compute) | {"contestants": ("ours",), "size": size}
 
     def report(found: Mapping[str, Results]) -> None:
         plot_sweep(found, arguments.out / "performance-sweep.png")
 
     console.print(sweep_table(fill(arguments.out / "performance-sweep.json", parts, settings, report, console)))
+
+
+def compute_config(arguments: Arguments, device: Device) -> ComputeConfig:
+    """How the contestants compute."""
+    return ComputeConfig(dtype=arguments.dtype or DTYPES[device], products=arguments.products)
+
+
+def settings_of(arguments: Arguments, turns: Turns, compute: ComputeConfig) -> Results:
+    """What the figures of both are kept with."""
+    how = {"dtype": compute.dtype, "products": compute.products}
+    return {**asdict(turns), "attention_dropout": arguments.attention_dropout, **how}
 
 
 def fill(

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from workers import Answer, Worker, busy_seconds
 
-from electra_jax.config import ComputeConfig, PretrainConfig, ProductLibrary
+from electra_jax.config import ComputeConfig, Dtype, PretrainConfig
 from electra_jax.errors import RunError, UserError
 from electra_jax.files import write_text
 from electra_jax.presets import load_config, to_toml
@@ -30,6 +30,8 @@ TORCH: dict[Name, tuple[str, ...]] = {
     "everywhere": ("--logits", "everywhere"),
 }
 """The contestants in PyTorch, by their options of tools/torch_electra.py."""
+DTYPES: dict[Device, Dtype] = {"cpu": "float32", "gpu": "bfloat16"}
+"""What contestants compute in, unless told."""
 TOLERANCE = 1e-4  # relative, of float32 losses
 CHECKED_ROWS = 4  # which is enough to see any difference, and takes little time for the largest model
 
@@ -56,10 +58,8 @@ class Turns:
     """Of the contestants in PyTorch."""
 
 
-def cell_config(
-    size: str, length: int, rows: int, device: Device, attention_dropout: float, products: ProductLibrary = "auto"
-) -> PretrainConfig:
-    """A preset with the benchmark's shapes, AdamW, and the device's dtype."""
+def cell_config(size: str, length: int, rows: int, attention_dropout: float, compute: ComputeConfig) -> PretrainConfig:
+    """A preset with the benchmark's shapes and AdamW, computed so."""
     config = load_config(size, data=(Path("made-up"),), out=Path("unused"), length=length, batch_size=rows)
     positions = config.model.max_position_embeddings
     if length > positions:
@@ -74,7 +74,7 @@ def cell_config(
         mesh=None,
         model=replace(config.model, attention_probs_dropout_prob=attention_dropout),
         optimizer=replace(config.optimizer, name="adamw"),
-        compute=ComputeConfig(dtype="float32" if device == "cpu" else "bfloat16", products=products),
+        compute=compute,
     )
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmark_cells import Device, Turns, calibrate, cell_config, environment, run, spread, start
+from benchmark_cells import Turns, calibrate, cell_config, environment, run, spread, start
 
-from electra_jax.config import PretrainConfig, ProductLibrary, TowerConfig
+from electra_jax.config import ComputeConfig, PretrainConfig, TowerConfig
 from electra_jax.files import write_text
 from electra_jax.presets import to_toml
 from electra_jax.train.flops import step_flops
@@ -56,9 +56,9 @@ SERIES = {
 }
 
 
-def sweep_config(size: str, device: Device, attention_dropout: float, products: ProductLibrary) -> PretrainConfig:
+def sweep_config(size: str, attention_dropout: float, compute: ComputeConfig) -> PretrainConfig:
     """What stands while one thing varies."""
-    return cell_config(size, 128, 16, device, attention_dropout, products)
+    return cell_config(size, 128, 16, attention_dropout, compute)
 
 
 def measure_series(series: Series, config: PretrainConfig, turns: Turns) -> dict[str, Any]:

@@ -5,10 +5,11 @@ from collections import Counter
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from electra_jax.config import ElectraConfig, PretrainConfig
+from electra_jax.model.layers import matmul
 from electra_jax.objectives.registry import find
+from electra_jax.train.cache import compile_now
 from electra_jax.train.models import LEARNED
 
 
@@ -95,11 +96,12 @@ def _dense_layers(c: ElectraConfig, rows: int) -> Counter[tuple[int, int, int]]:
     return layers
 
 
-def measure_peak(dtype: str, seconds: float = 0.3) -> float:
-    """FLOP/s of all devices in large matrix products of `dtype`: one device is measured, the others taken as alike."""
+def measure_peak(dtype: str, onednn: bool = False, seconds: float = 0.3) -> float:
+    """FLOP/s of all devices in large matrix products of `dtype`, by XLA or oneDNN: one device is measured, the others
+    taken as alike."""
     size = 1024 if jax.default_backend() == "cpu" else 8192
-    product = jax.jit(jnp.matmul)
     a = jax.random.normal(jax.random.key(0), (size, size), dtype)
+    product = compile_now(jax.jit(matmul), a, a, onednn=onednn)
     jax.block_until_ready(product(a, a))
     best, end = float("inf"), time.perf_counter() + seconds
     while time.perf_counter() < end:

@@ -185,9 +185,10 @@ class Trainer:
         self.rows, self.held_out = rows
         self.shard = Shard(jax.process_index(), jax.process_count())
         self.rate = schedule(config.optimizer, config.steps)
-        self.flops, self.peak = step_flops(config), measure_peak(config.compute.dtype)
+        self.onednn = takes_onednn(config)
+        self.flops, self.peak = step_flops(config), measure_peak(config.compute.dtype, self.onednn)
         special = SpecialTokens(manifest.cls_id, manifest.sep_id, manifest.mask_id)
-        self.step, self.onednn = jit_step(config, special, mesh), takes_onednn(config)
+        self.step = jit_step(config, special, mesh)
         self.evaluate_batch = jax.jit(
             make_evaluation(config, special, mesh),
             in_shardings=(shardings(abstract_params(config), mesh), by_row(mesh), None),
