@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt32
 
 from electra_jax.config import ComputeConfig, ElectraConfig, RematPolicy
 from electra_jax.model.attention import SelfAttention
-from electra_jax.model.layers import LayerNorm, Linear, Seed, dropout, gelu, linear, row_keys
+from electra_jax.model.layers import LayerNorm, Seed, dropout, gelu, linear, row_keys
 from electra_jax.model.residual import add_and_norm
 
 SITES = 3  # dropout masks in a layer: attention's weights, attention's output, feed-forward's output
@@ -119,9 +119,9 @@ def remat(layer: Callable, policy: RematPolicy) -> Callable:
     return jax.checkpoint(layer, policy=getattr(jax.checkpoint_policies, policy))
 
 
-def _projection(size: int, features: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> Linear | None:
+def _projection(size: int, features: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Linear | None:
     """`embeddings_project`, where the widths differ."""
     if size == features:
         return None
     glorot = nnx.initializers.glorot_uniform()  # tf.layers.dense's default, which [G] keeps here
-    return Linear(size, features, kernel_init=glorot, dtype=dtype, rngs=rngs)
+    return nnx.Linear(size, features, kernel_init=glorot, dtype=dtype, rngs=rngs)

@@ -1,11 +1,13 @@
 """Which library makes the matrix products of a step on a CPU."""
 
+from dataclasses import replace
 from functools import cache
 
 import jax
 import numpy as np
 
 from electra_jax.config import ComputeConfig, PretrainConfig
+from electra_jax.model.kernels import has_triton
 from electra_jax.model.onednn import matmul
 from electra_jax.train.cache import unkept
 from electra_jax.train.flops import step_flops
@@ -26,6 +28,15 @@ def takes_onednn(config: PretrainConfig) -> bool:
         and step_flops(config) * config.steps >= LONG[config.compute.dtype]
         and can_take_onednn(config.compute)
     )
+
+
+def faster_in_bfloat16(config: PretrainConfig) -> bool:
+    """Whether the run, which is in float32, would be some twice as fast in bfloat16 here, or faster still."""
+    if config.compute.dtype != "float32":
+        return False
+    if jax.default_backend() != "cpu":
+        return has_triton("bfloat16")
+    return has_amx() and takes_onednn(replace(config, compute=replace(config.compute, dtype="bfloat16")))
 
 
 def can_take_onednn(compute: ComputeConfig) -> bool:

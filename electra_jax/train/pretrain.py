@@ -29,7 +29,7 @@ from electra_jax.train.check import check, check_mesh
 from electra_jax.train.checkpoint import Checkpoints
 from electra_jax.train.clock import Clock
 from electra_jax.train.flops import measure_peak, step_flops
-from electra_jax.train.library import takes_onednn
+from electra_jax.train.library import faster_in_bfloat16, takes_onednn
 from electra_jax.train.memory import enough_memory
 from electra_jax.train.models import LEARNED, started_from_one
 from electra_jax.train.optimizer import Params, schedule, updates_made
@@ -354,6 +354,8 @@ class Trainer:
             "steps": f"{first:,} of {self.config.steps:,} done" if first else f"{self.config.steps:,}",
             "held-out rows": f"{len(self.held_out):,}" if len(self.held_out) else "none, so nothing is evaluated",
         }
+        if faster_in_bfloat16(self.config):
+            rows["faster"] = "in bfloat16 (--compute.dtype bfloat16)"
         if self.config.init_from is not None and not first:
             rows["starts from"] = str(self.config.init_from)
         return table(str(self.config.out), rows)

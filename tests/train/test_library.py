@@ -17,7 +17,7 @@ from electra_jax.presets import load_config
 from electra_jax.train.cache import compile_now, unkept
 from electra_jax.train.check import check_compute
 from electra_jax.train.flops import step_flops
-from electra_jax.train.library import LONG, can_take_onednn, has_onednn, takes_onednn
+from electra_jax.train.library import LONG, can_take_onednn, faster_in_bfloat16, has_onednn, takes_onednn
 
 NAME = "jax_persistent_cache_min_compile_time_secs"
 with_onednn = pytest.mark.skipif(not has_onednn(), reason="XLA here has no oneDNN")
@@ -57,6 +57,24 @@ def test_in_bfloat16_only_a_processor_that_multiplies_it_takes_it(monkeypatch: p
         UserError, match=r"onednn takes an x86 CPU, with AMX for compute\.dtype bfloat16, .* give auto$"
     ):
         check_compute(ComputeConfig(products="onednn", dtype="bfloat16"))
+
+
+@with_onednn
+def test_a_run_that_would_be_faster_in_bfloat16_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("electra_jax.train.library.is_intel", lambda: True)
+    monkeypatch.setattr("electra_jax.train.library.has_amx", lambda: True)
+    config = long_run()
+    assert faster_in_bfloat16(config)
+    assert not faster_in_bfloat16(long_run(dtype="bfloat16"))
+    assert not faster_in_bfloat16(long_run(products="xla"))
+    assert not faster_in_bfloat16(replace(config, steps=1))
+    monkeypatch.setattr("electra_jax.train.library.has_amx", lambda: False)
+    assert not faster_in_bfloat16(config)
+    assert not faster_in_bfloat16(long_run(products="onednn"))
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    for kernels in (True, False):
+        monkeypatch.setattr("electra_jax.train.library.has_triton", lambda dtype, kernels=kernels: kernels)
+        assert faster_in_bfloat16(config) == kernels
 
 
 @pytest.mark.parametrize(
