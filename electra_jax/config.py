@@ -199,7 +199,7 @@ class ComputeConfig(_Settings):
 
     dtype: Dtype = "float32"
     """Of activations and matrix products; parameters and optimiser state are float32 always. bfloat16 is faster on
-    GPUs, and on CPUs with AMX (Intel's Xeons since 2023); slower on others."""
+    GPUs, and in pretraining on CPUs with AMX (Intel's Xeons since 2023); on others it is slower."""
     scan_layers: bool = False
     """Loop over a tower's layers by `jax.lax.scan`: compiles faster, and on CPU steps about 25% slower."""
     remat: RematPolicy = "none"
