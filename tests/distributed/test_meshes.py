@@ -13,8 +13,9 @@ import micro
 import numpy as np
 import pytest
 
-from electra_jax.config import ObjectiveConfig, PretrainConfig
+from electra_jax.config import ComputeConfig, ObjectiveConfig, PretrainConfig
 from electra_jax.presets import to_toml
+from electra_jax.train.library import has_onednn
 from electra_jax.train.pretrain import pretrain
 
 STEPS, SAVED = 20, 16
@@ -115,6 +116,17 @@ def test_eight_devices_that_share_parameters_have_the_gradient_norms_of_one(
 ) -> None:
     assert len(norms(one_device)) == 4 * STEPS
     np.testing.assert_allclose(norms(fsdp_run.out), norms(one_device), rtol=1e-4)
+
+
+@pytest.mark.skipif(not has_onednn(), reason="XLA here has no oneDNN")
+def test_devices_whose_products_onednn_makes_have_the_losses_of_one(
+    rows: Path, tmp_path: Path, reference: list[float]
+) -> None:
+    compute = ComputeConfig(products="onednn")
+    config = settings(rows, tmp_path / "run", mesh="data=2,fsdp=2", compute=compute)
+    (written,) = finish(start(command(config, tmp_path), 4))
+    assert "products by oneDNN" in written
+    np.testing.assert_allclose(losses(config.out), reference, rtol=1e-4)
 
 
 @pytest.mark.slow  # in two processes it is tested below
