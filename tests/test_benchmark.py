@@ -60,19 +60,8 @@ def test_a_cell_is_measured_once_and_written_with_every_figure(
     preset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], dtype: str
 ) -> None:
     options = ["--out", str(tmp_path), "--sizes", str(preset), "--lengths", "16", "--batch-tokens", "64"]
-    options += [
-        "--dtype",
-        dtype,
-        "--contestants",
-        "ours",
-        "picks",
-        "--rounds",
-        "1",
-        "--seconds-per-round",
-        "0.01",
-        "--device",
-        "cpu",
-    ]
+    options += ["--contestants", "ours", "picks", "--rounds", "1", "--seconds-per-round", "0.01", "--device", "cpu"]
+    options += ["--dtype", dtype]
     first = run(*options)
     assert first.returncode == 0, first.stderr
     assert "measuring micro-16" in first.stdout
