@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Int
 
 from electra_jax.config import OptimizerConfig
+from electra_jax.model.layers import barrier
 
 Params = dict[str, Any]
 
@@ -44,25 +45,59 @@ def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     return rate
 
 
-def make_optimizer(config: OptimizerConfig, steps: int, frozen: Collection[str] = ()) -> optax.GradientTransformation:
-    """Clip by the global norm, precondition, decay, scale by the schedule; nothing below the keys `frozen` moves."""
-    moments = scale_by_uncorrected_adam if config.name == "adam" else optax.scale_by_adam
+def make_optimizer(
+    config: OptimizerConfig, steps: int, frozen: Collection[str] = ()
+) -> optax.GradientTransformationExtraArgs:
+    """Clip by the global norm, precondition, decay, scale by the schedule; nothing below the keys `frozen` moves.
+
+    The state stays as it was where `update` is told that a step isn't `good` (bool, by default that it is); the updates
+    are then of no use.
+    """
     parts = [
-        optax.clip_by_global_norm(config.clip_norm),
-        moments(b1=config.b1, b2=config.b2, eps=config.eps),
+        clip_by_global_norm(config.clip_norm),
+        scale_by_moments(config.b1, config.b2, config.eps, corrected=config.name != "adam"),
         optax.add_decayed_weights(config.weight_decay, mask=decay_mask),
     ]
     if config.name == "lamb":
         parts.append(scale_by_trust_ratio_a_layer())
-    parts.append(optax.scale_by_learning_rate(schedule(config, steps)))
+    parts.append(keep_where_bad(optax.scale_by_learning_rate(schedule(config, steps))))
     if frozen:
         parts.append(optax.masked(optax.set_to_zero(), lambda updates: {name: name in frozen for name in updates}))
     return optax.chain(*parts)
 
 
+def select(condition: Bool[Array, ""] | bool, these: Any, those: Any) -> Any:
+    """One of two trees of arrays."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), these, those)
+
+
+def keep_where_bad(part: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """`part`, whose state stays as it was where a step isn't `good`."""
+
+    def update(
+        updates: Params, state: optax.OptState, params: Params | None = None, *, good: Bool[Array, ""] | bool = True
+    ) -> tuple[Params, optax.OptState]:
+        updates, new = part.update(updates, state, params)
+        return updates, select(good, new, state)
+
+    return optax.GradientTransformationExtraArgs(part.init, update)
+
+
 def updates_made(state: optax.OptState) -> Int[Array, ""]:
     """How many updates the schedule of `make_optimizer` has counted in its `state`: bad steps are none."""
     return optax.tree.get_all_with_path(state, "count")[-1][1]
+
+
+def clip_by_global_norm(norm: float) -> optax.GradientTransformation:
+    """Shorten a gradient that is longer than `norm` ([G]); by one factor, where optax divides each element.
+
+    A division XLA makes once, in memory, rather than in each of the three passes that read it.
+    """
+
+    def clip(gradients: Params, params: Params | None) -> Params:
+        return optax.tree.scale(jnp.minimum(1, norm / optax.tree.norm(gradients)), gradients)
+
+    return optax.stateless(clip)
 
 
 class Moments(NamedTuple):
@@ -72,18 +107,37 @@ class Moments(NamedTuple):
     nu: Params
 
 
-def scale_by_uncorrected_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
-    """Adam without bias correction, eps outside the square root ([G] AdamWeightDecayOptimizer)."""
+def scale_by_moments(b1: float, b2: float, eps: float, *, corrected: bool) -> optax.GradientTransformationExtraArgs:
+    """Adam, eps outside the square root; its moments `corrected` for their start from 0 (`optax.scale_by_adam`), or not
+    ([G] AdamWeightDecayOptimizer).
 
-    def init(params: Params) -> Moments:
-        return Moments(optax.tree.zeros_like(params), optax.tree.zeros_like(params))
+    Where a step isn't `good`, its state stays as it was.
+    """
 
-    def update(gradients: Params, state: Moments, params: Params | None = None) -> tuple[Params, Moments]:
-        mu = optax.tree.update_moment(gradients, state.mu, b1, 1)
-        nu = optax.tree.update_moment(gradients, state.nu, b2, 2)
-        return jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), mu, nu), Moments(mu, nu)
+    def init(params: Params) -> optax.OptState:
+        zeros = optax.tree.zeros_like
+        if not corrected:
+            return Moments(zeros(params), zeros(params))
+        return optax.ScaleByAdamState(jnp.zeros((), jnp.int32), zeros(params), zeros(params))
 
-    return optax.GradientTransformation(init, update)
+    def update(
+        gradients: Params, state: optax.OptState, params: Params | None = None, *, good: Bool[Array, ""] | bool = True
+    ) -> tuple[Params, optax.OptState]:
+        new = state._replace(
+            mu=optax.tree.update_moment(gradients, state.mu, b1, 1),
+            nu=optax.tree.update_moment(gradients, state.nu, b2, 2),
+        )
+        if corrected:
+            new = new._replace(count=optax.safe_increment(state.count))
+        # Read from memory by what follows. Computed in it anew, from the old ones, those would first be copied: their
+        # own memory is written meanwhile.
+        new = barrier(select(good, new, state))
+        mu, nu = new.mu, new.nu
+        if corrected:
+            mu, nu = (optax.tree.bias_correction(m, b, new.count) for m, b in ((mu, b1), (nu, b2)))
+        return jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), mu, nu), new
+
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def scale_by_trust_ratio_a_layer() -> optax.GradientTransformation:

@@ -20,7 +20,7 @@ from electra_jax.objectives.masking import SpecialTokens
 from electra_jax.objectives.metrics import Counts
 from electra_jax.objectives.registry import Objective, find
 from electra_jax.train.cache import Options, compiler_options
-from electra_jax.train.optimizer import Params, make_optimizer
+from electra_jax.train.optimizer import Params, make_optimizer, select
 from electra_jax.train.sharding import AXES, add_up, by_row, gather, replicated, shardings, specs
 
 Batch = Mapping[str, Any]
@@ -124,16 +124,16 @@ def make_step(
     def step(state: State, batch: Batch) -> tuple[State, Counts]:
         gradients, counts = differentiate(state["params"], batch, state["step"])
         with jax.named_scope("optimizer"):
-            updates, optimizer_state = optimizer.update(gradients, state["optimizer"], state["params"])
-            new = {"params": optax.apply_updates(state["params"], updates), "optimizer": optimizer_state}
-            if config.ema_decay:
-                new["ema"] = optax.incremental_update(new["params"], state["ema"], 1 - config.ema_decay)
-
-            goes_on = state["bad_steps"] < config.max_bad_steps
             counts |= gradient_norms(gradients)
+            goes_on = state["bad_steps"] < config.max_bad_steps
             good = goes_on & all_finite(counts)
-            kept = {name: state[name] for name in new}
-            new, counts = select(good, (new, counts), (kept, jax.tree.map(jnp.zeros_like, counts)))
+            updates, optimizer_state = optimizer.update(gradients, state["optimizer"], state["params"], good=good)
+            new = {"params": select(good, optax.apply_updates(state["params"], updates), state["params"])}
+            if config.ema_decay:
+                ema = optax.incremental_update(new["params"], state["ema"], 1 - config.ema_decay)
+                new["ema"] = select(good, ema, state["ema"])
+            new["optimizer"] = optimizer_state
+            counts = select(good, counts, jax.tree.map(jnp.zeros_like, counts))
         new["step"] = state["step"] + goes_on
         new["bad_steps"] = jnp.where(goes_on, jnp.where(good, 0, state["bad_steps"] + 1), state["bad_steps"])
         steps = {"steps": goes_on.astype(jnp.float32), "bad_steps": (goes_on & ~good).astype(jnp.float32)}
@@ -225,11 +225,6 @@ def all_finite(counts: Counts) -> Bool[Array, ""]:
     """Whether a step may be taken."""
     losses = [total for name, total in counts.items() if name.endswith("_sum")]
     return jnp.isfinite(counts["grad_norm"]) & jnp.isfinite(sum(losses))
-
-
-def select(condition: Bool[Array, ""], these: Any, those: Any) -> Any:
-    """One of two trees of arrays."""
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), these, those)
 
 
 def make_evaluation(
