@@ -48,9 +48,10 @@ def poisoned(state: State, value: float) -> State:
     return state | {"params": state["params"] | {"embeddings": state["params"]["embeddings"] | {"word": word}}}
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_bad_step_changes_nothing_and_is_counted(value: float, rows: Path) -> None:
-    config = micro.make_config(rows, Path("out"), ema_decay=0.9, max_bad_steps=2)
+@pytest.mark.parametrize(("value", "optimizer"), [(np.nan, "adam"), (np.inf, "adam"), (np.nan, "lamb")])
+def test_a_bad_step_changes_nothing_and_is_counted(value: float, optimizer: str, rows: Path) -> None:
+    settings = OptimizerConfig(name=optimizer)
+    config = micro.make_config(rows, Path("out"), ema_decay=0.9, max_bad_steps=2, optimizer=settings)
     step, batch = step_of(config, rows), batch_of(config, rows)
     good, _ = step(init_state(config, init_params(config)), batch)
 

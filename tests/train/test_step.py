@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from electra_jax.config import ModelConfig, ObjectiveConfig, PretrainConfig, TowerConfig
+from electra_jax.config import ModelConfig, ObjectiveConfig, OptimizerConfig, PretrainConfig, TowerConfig
 from electra_jax.model.layers import row_keys
 from electra_jax.objectives.electra import electra
 from electra_jax.objectives.masking import SpecialTokens
@@ -157,6 +157,14 @@ def test_the_state_is_updated_in_place(step: jax.stages.Wrapped) -> None:
         step(state, batch_of(0))
 
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "lamb"])
+def test_nothing_of_the_state_is_copied(name: str) -> None:
+    """XLA copied each moment, to write it anew while the parameters' update still read the old one."""
+    config = dataclasses.replace(CONFIG, optimizer=OptimizerConfig(name=name), ema_decay=0.9)
+    copied = re.findall(r" = (\w+\[[\d,]*\])\S* copy\(%(state__\w+)", compiled(config).as_text())
+    assert not [leaf for shape, leaf in copied if "," in shape]  # the numbers of steps are
 
 
 # --- the gradient's norms -----------------------------------------------------------------------------------------
