@@ -128,11 +128,11 @@ def make_step(
             goes_on = state["bad_steps"] < config.max_bad_steps
             good = goes_on & all_finite(counts)
             updates, optimizer_state = optimizer.update(gradients, state["optimizer"], state["params"], good=good)
-            new = {"params": select(good, optax.apply_updates(state["params"], updates), state["params"])}
+            params = optax.apply_updates(state["params"], updates)
+            new = {"params": select(good, params, state["params"]), "optimizer": optimizer_state}
             if config.ema_decay:
-                ema = optax.incremental_update(new["params"], state["ema"], 1 - config.ema_decay)
-                new["ema"] = select(good, ema, state["ema"])
-            new["optimizer"] = optimizer_state
+                average = optax.incremental_update(new["params"], state["ema"], 1 - config.ema_decay)
+                new["ema"] = select(good, average, state["ema"])
             counts = select(good, counts, jax.tree.map(jnp.zeros_like, counts))
         new["step"] = state["step"] + goes_on
         new["bad_steps"] = jnp.where(goes_on, jnp.where(good, 0, state["bad_steps"] + 1), state["bad_steps"])
