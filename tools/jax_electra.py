@@ -7,7 +7,6 @@ python tools/jax_electra.py check CONFIG.toml DRAWN.npz
 import json
 import time
 from collections.abc import Iterator
-from functools import partial
 from itertools import cycle
 from pathlib import Path
 from typing import Any, Literal
@@ -63,8 +62,7 @@ class Ours:
         batch = put_rows(next(self.batches), self.mesh)
         self.step = compile_now(jit_step(config, special, self.mesh), shapes, batch, onednn=takes_onednn(config))
         self.ready: Answer = {"compile_seconds": time.perf_counter() - start}
-        params = jax.jit(partial(init_params, config), out_shardings=places["params"])()
-        self.state = jax.jit(partial(init_state, config), out_shardings=places)(params)
+        self.state = jax.jit(lambda: init_state(config, init_params(config)), out_shardings=places)()
 
     def run(self, steps: int) -> Answer:
         """Train for so many steps; nothing is read from the device before the last."""

@@ -15,7 +15,9 @@ from electra_jax.model.layers import barrier
 Params = dict[str, Any]
 
 NOT_DECAYED = re.compile(r"(^|/)(norm/(scale|bias)|bias)$")
-STACKED = re.compile(r"(^|/)layers/")
+STACKED = re.compile(r"(^|/)layers/.*[a-z]$")
+"""Of an array with all layers of a tower along its first axis; the path of one of a single layer
+(`electra_jax.train.apart`) ends in its number."""
 
 
 def paths(params: Params) -> Params:

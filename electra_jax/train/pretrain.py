@@ -24,6 +24,7 @@ from electra_jax.objectives.masking import SpecialTokens
 from electra_jax.objectives.metrics import Counts, summarize
 from electra_jax.report.progress import TrainingProgress, table
 from electra_jax.report.sinks import MetricsLog, NoLog, read_metrics
+from electra_jax.train.apart import holds_apart, put_together, take_apart
 from electra_jax.train.cache import compile_now, compiler_options
 from electra_jax.train.check import check, check_mesh
 from electra_jax.train.checkpoint import Checkpoints
@@ -50,6 +51,7 @@ from electra_jax.train.sharding import abstract, by_row, make_mesh, put_rows, re
 from electra_jax.train.step import (
     State,
     abstract_params,
+    abstract_state,
     freezes_generator,
     init_params,
     init_state,
@@ -191,7 +193,7 @@ class Trainer:
         self.step = jit_step(config, special, mesh)
         self.evaluate_batch = jax.jit(
             make_evaluation(config, special, mesh),
-            in_shardings=(shardings(abstract_params(config), mesh), by_row(mesh), None),
+            in_shardings=(shardings(abstract_state(config)["params"], mesh), by_row(mesh), None),
             out_shardings=replicated(mesh),
             compiler_options=compiler_options(),
         )
@@ -242,7 +244,7 @@ class Trainer:
                 self._check_finite(trained)
                 if int(trained["bad_steps"]) and done < self.config.steps and not stops:
                     continue  # it may go wrong, and what would go wrong with it is not to push out what was saved
-                self.checkpoints.save(done, {**trained, "window": window}, score)
+                self.checkpoints.save(done, put_together({**trained, "window": window}), score)
             if stops and done < self.config.steps:
                 self.checkpoints.wait()
                 raise StoppedError(f"{self.config.out}: saved at step {done}; run the same command again to go on")
@@ -267,20 +269,21 @@ class Trainer:
     def _start(self, weights: Params) -> tuple[State, Counts]:
         """The state to go on from, and the counts since the last record."""
         newest = self.checkpoints.latest()
-        fresh = abstract(jax.eval_shape(lambda: self._fresh(init_params(self.config))), self.mesh)
+        fresh = jax.eval_shape(self._fresh, abstract_params(self.config))
         if newest is not None:
-            state = self.checkpoints.restore(newest, fresh)
+            state = self.checkpoints.restore(newest, abstract(jax.eval_shape(put_together, fresh), self.mesh))
+            state = take_apart(state) if holds_apart(self.config.compute) else state
         else:
-            places = jax.tree.map(lambda a: a.sharding, fresh)
-            params = jax.jit(partial(init_params, self.config), out_shardings=places["params"])()
-            leaves, all_places = flat(params), flat(places["params"])
+            places = shardings(abstract_params(self.config), self.mesh)
+            params = jax.jit(partial(init_params, self.config), out_shardings=places)()
+            leaves, all_places = flat(params), flat(places)
             given = {path: leaf for path, leaf in flat(weights).items() if path in leaves}  # heads may be others
             leaves |= jax.device_put(given, {path: all_places[path] for path in given})
-            state = jax.jit(self._fresh, out_shardings=places)(nested(leaves.items()))
+            state = jax.jit(self._fresh, out_shardings=shardings(fresh, self.mesh))(nested(leaves.items()))
         return state, state.pop("window")
 
     def _fresh(self, params: Params) -> State:
-        """What a checkpoint holds, before the first step."""
+        """What a checkpoint holds, before the first step; its layers apart where the run has them so."""
         state = init_state(self.config, params)
         with asked_for(self.onednn):  # as it will be compiled, so that it is traced once
             counts = jax.eval_shape(self.step, state, self._abstract_batch())[1]

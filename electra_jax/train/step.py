@@ -19,6 +19,7 @@ from electra_jax.objectives.losses import Totals, count
 from electra_jax.objectives.masking import SpecialTokens
 from electra_jax.objectives.metrics import Counts
 from electra_jax.objectives.registry import Objective, find
+from electra_jax.train.apart import holds_apart, put_together, take_apart
 from electra_jax.train.cache import Options, compiler_options
 from electra_jax.train.optimizer import Params, make_optimizer, select
 from electra_jax.train.sharding import AXES, add_up, by_row, gather, replicated, shardings, specs
@@ -27,7 +28,8 @@ Batch = Mapping[str, Any]
 """Integer arrays: input_ids [B, L]; length [B], real tokens; first_length [B], those of [CLS] A [SEP]. Packed rows have
 segments [B, L] in place of the last, see `electra_jax.data.rows.Rows`."""
 State = dict[str, Any]
-"""step, bad_steps (int32: how many in a row), params (float32), optimizer (optax's state), and ema with `ema_decay`."""
+"""step, bad_steps (int32: how many in a row), params (float32), optimizer (optax's state), and ema with `ema_decay`.
+Layers of the last three may be held apart, see `electra_jax.train.apart`."""
 
 
 def read_tokens(batch: Batch) -> Tokens:
@@ -100,6 +102,8 @@ def optimizer_of(config: PretrainConfig) -> optax.GradientTransformation:
 
 def init_state(config: PretrainConfig, params: Params) -> State:
     """The state before the first step."""
+    if holds_apart(config.compute):
+        params = take_apart(params)
     optimizer = optimizer_of(config)
     step, bad_steps = jnp.zeros((2,), jnp.int32)  # arrays of their own: both are donated
     state = {"step": step, "bad_steps": bad_steps, "params": params, "optimizer": optimizer.init(params)}
@@ -167,28 +171,29 @@ def make_gradient(
 
     Left to itself, XLA sums the gradient of each use of a shared table over the devices, and that of each part.
     """
-    graph, params_specs, rows = graph_of(config), specs(abstract_params(config), mesh), by_row(mesh).spec
-    loss_of = objective(config).loss
+    graph, rows, loss_of = graph_of(config), by_row(mesh).spec, objective(config).loss
 
-    def on_device(params: Params, batch: Batch, keys: PRNGKeyArray, totals: Totals) -> tuple[Params, Counts]:
-        whole = gather(params, params_specs)
+    def on_device(
+        places: Any, params: Params, batch: Batch, keys: PRNGKeyArray, totals: Totals
+    ) -> tuple[Params, Counts]:
+        whole = gather(params, places)
 
         def loss(params: Params, batch: Batch, keys: PRNGKeyArray) -> tuple[Array, Counts]:
-            model, tokens = nnx.merge(graph, params), read_tokens(batch)
+            model, tokens = nnx.merge(graph, put_together(params)), read_tokens(batch)
             return loss_of(model, tokens, keys, special, config.objective, dropout=True, totals=totals)
 
         gradient, counts = accumulate(partial(jax.grad(loss, has_aux=True), whole), (batch, keys), config.accumulate)
-        return add_up(gradient, params_specs), jax.lax.psum(counts, AXES)
-
-    on_devices = jax.shard_map(
-        on_device,
-        mesh=mesh,
-        in_specs=(params_specs, rows, rows, PartitionSpec()),
-        out_specs=(params_specs, PartitionSpec()),
-        check_vma=False,
-    )
+        return add_up(gradient, places), jax.lax.psum(counts, AXES)
 
     def gradient(params: Params, batch: Batch, step: Int[Array, ""]) -> tuple[Params, Counts]:
+        places = specs(params, mesh)
+        on_devices = jax.shard_map(
+            partial(on_device, places),
+            mesh=mesh,
+            in_specs=(places, rows, rows, PartitionSpec()),
+            out_specs=(places, PartitionSpec()),
+            check_vma=False,
+        )
         keys = row_keys(step_key(config.seed, step), config.batch_size)
         return on_devices(params, batch, keys, count(read_tokens(batch), special, config.objective))
 
@@ -234,11 +239,10 @@ def make_evaluation(
 
     As many rows are computed at once as by the step, in whose memory it fits.
     """
-    graph, params_specs, rows = graph_of(config), specs(abstract_params(config), mesh), by_row(mesh).spec
-    loss_of = objective(config).loss
+    graph, rows, loss_of = graph_of(config), by_row(mesh).spec, objective(config).loss
 
-    def on_device(params: Params, batch: Batch, keys: PRNGKeyArray) -> Counts:
-        whole = gather(params, params_specs)
+    def on_device(places: Any, params: Params, batch: Batch, keys: PRNGKeyArray) -> Counts:
+        whole = put_together(gather(params, places))
 
         def counts_of(batch: Batch, keys: PRNGKeyArray) -> Counts:
             model = nnx.merge(graph, whole)
@@ -246,11 +250,15 @@ def make_evaluation(
 
         return jax.lax.psum(accumulate(counts_of, (batch, keys), config.accumulate), AXES)
 
-    on_devices = jax.shard_map(
-        on_device, mesh=mesh, in_specs=(params_specs, rows, rows), out_specs=PartitionSpec(), check_vma=False
-    )
-
     def evaluate(params: Params, batch: Batch, index: Int[Array, ""]) -> Counts:
+        places = specs(params, mesh)
+        on_devices = jax.shard_map(
+            partial(on_device, places),
+            mesh=mesh,
+            in_specs=(places, rows, rows),
+            out_specs=PartitionSpec(),
+            check_vma=False,
+        )
         return on_devices(params, batch, row_keys(step_key(config.seed, index), config.batch_size))
 
     return evaluate
