@@ -106,10 +106,10 @@ def _product_backward(
 
 
 def transposed_product(x: Float[Array, "rows size"], g: Float[Array, "rows features"]) -> Float[Array, "size features"]:
-    """x.T @ g. On CPU, XLA transposes an operand for it in memory, and takes the larger one as often as not."""
+    """x.T @ g."""
     if onednn.takes(x, g, transpose_a=True):
         return onednn.matmul(x, g, transpose_a=True)
-    return jax.lax.platform_dependent(x, g, cpu=_transposing_the_smaller, default=in_parts)
+    return jax.lax.platform_dependent(x, g, cpu=lambda x, g: x.T @ g, default=in_parts)
 
 
 def in_parts(x: Float[Array, "rows size"], g: Float[Array, "rows features"]) -> Float[Array, "size features"]:
@@ -121,12 +121,6 @@ def in_parts(x: Float[Array, "rows size"], g: Float[Array, "rows features"]) -> 
         return x.T @ g
     x, g = (a.reshape(parts, -1, a.shape[1]) for a in (x, g))
     return jnp.einsum("prm,prn->pmn", x, g, preferred_element_type=jnp.float32).sum(0).astype(x.dtype)
-
-
-def _transposing_the_smaller(x: Array, g: Array) -> Array:
-    if x.shape[1] <= g.shape[1]:
-        return barrier(x.T) @ g
-    return barrier(barrier(g.T) @ x).T
 
 
 _product.defvjp(lambda x, kernel: (_multiply(x, kernel), (x, kernel)), _product_backward)
