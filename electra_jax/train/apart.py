@@ -1,8 +1,8 @@
 """The large kernels of a tower's layers as arrays of their own, as a run on a CPU holds them.
 
-Everywhere else a tower's layers are stacked, each kind of kernel in one array. There a CPU's XLA copies each kernel out
-of its stack before its product, and the gradients into one for the optimiser: two passes over all parameters. A GPU's
-does that as it changes them to bfloat16, and so does a CPU's.
+Everywhere else, in checkpoints too, each kind of kernel is one array of all layers. Out of such a stack a CPU's XLA
+copies each kernel before its product, and into one all gradients for the optimiser: two passes over the parameters.
+(In bfloat16 nothing is gained, since the copy is what rounds them.)
 """
 
 import re
