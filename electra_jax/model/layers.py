@@ -106,7 +106,7 @@ def _product_backward(
 
 
 def transposed_product(x: Float[Array, "rows size"], g: Float[Array, "rows features"]) -> Float[Array, "size features"]:
-    """x.T @ g."""
+    """x.T @ g. On a CPU without a barrier: XLA would fuse what made x with its transpose, and compute it once more."""
     if onednn.takes(x, g, transpose_a=True):
         return onednn.matmul(x, g, transpose_a=True)
     return jax.lax.platform_dependent(x, g, cpu=lambda x, g: x.T @ g, default=in_parts)
