@@ -199,7 +199,8 @@ class ComputeConfig(_Settings):
 
     dtype: Dtype = "float32"
     """Of activations and matrix products; parameters and optimiser state are float32 always. bfloat16 is faster on
-    GPUs, and in pretraining on CPUs with AMX (Intel's Xeons since 2023); on others it is slower."""
+    GPUs, and in pretraining on CPUs that multiply it (Intel's Xeons since 2023, with AMX, and AMD's processors since
+    2022, Zen 4); on others it is slower."""
     scan_layers: bool = False
     """Loop over a tower's layers by `jax.lax.scan`: compiles faster, and on CPU steps about 25% slower."""
     remat: RematPolicy = "none"
@@ -212,10 +213,10 @@ class ComputeConfig(_Settings):
     layer_norm: Literal["auto", "xla", "triton"] = "auto"
     """Of dropout, residual and LayerNorm together. triton: a kernel each way, on the same GPUs; auto as above."""
     products: ProductLibrary = "auto"
-    """Who makes a CPU's matrix products in pretraining. onednn: faster steps on x86, by a tenth in float32 and by more
-    than twice in bfloat16, for which it takes a processor that multiplies it (AMX); but compiled anew at each start.
-    auto: onednn on Intel's processors for runs of 5e14 operations and more, an hour on two cores (in bfloat16 1e13, a
-    minute), and else xla."""
+    """Who makes a CPU's matrix products in pretraining. onednn: faster steps on x86, by a tenth in float32 and by
+    twice and more in bfloat16, for which it takes a processor that multiplies it (above); but compiled anew at each
+    start. auto: onednn on processors with AVX-512 for runs of 5e14 operations and more, an hour on two cores (in
+    bfloat16 1e13, a minute), and else xla."""
 
 
 @dataclass(frozen=True)

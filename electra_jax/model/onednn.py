@@ -1,9 +1,10 @@
 """Matrix products of a CPU by oneDNN, whose kernels jaxlib carries on x86.
 
 XLA's own libraries make the many small products of a batch on one core at a time, and take longer where an operand is
-transposed; oneDNN divides both over the cores. In bfloat16, which XLA widens to float32 first, it has the tiles (AMX)
-of processors that multiply them. XLA sends it no products by itself, but calls it where a program asks for it by name.
-Such a program can't be kept: XLA takes the call for one of another kind when it writes programs down.
+transposed; oneDNN divides both over the cores. In bfloat16, which XLA widens to float32 first, it has the
+instructions of processors that multiply it (`has_fast_bfloat16`). XLA sends it no products by itself, but calls it
+where a program asks for it by name. Such a program can't be kept: XLA takes the call for one of another kind when it
+writes programs down.
 """
 
 import json

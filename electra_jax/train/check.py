@@ -161,9 +161,9 @@ def check_compute(compute: ComputeConfig) -> None:
         )
     _require(
         compute.products != "onednn" or can_take_onednn(compute),
-        "compute.products: onednn takes an x86 CPU, with AMX for compute.dtype bfloat16, a jaxlib that has it, and a "
-        f"compute.remat that doesn't name products (dots), and here are {backend} ({platform.machine()}), jaxlib "
-        f"{jaxlib.__version__}, {dtype} and {compute.remat}; give auto",
+        "compute.products: onednn takes an x86 CPU (for compute.dtype bfloat16 with AMX, or AMD's since Zen 4), a "
+        f"jaxlib that has it, and a compute.remat that doesn't name products (dots), and here are {backend} "
+        f"({platform.machine()}), jaxlib {jaxlib.__version__}, {dtype} and {compute.remat}; give auto",
     )
 
 

@@ -11,7 +11,7 @@ from electra_jax.model.kernels import has_triton
 from electra_jax.model.onednn import matmul
 from electra_jax.train.cache import unkept
 from electra_jax.train.flops import step_flops
-from electra_jax.train.processor import has_amx, is_intel
+from electra_jax.train.processor import has_avx512, has_fast_bfloat16
 
 LONG = {"float32": 5e14, "bfloat16": 1e13}
 """Floating-point operations of a run, an hour and a minute on two cores, whose gain is far above what compiling at a
@@ -24,25 +24,25 @@ def takes_onednn(config: PretrainConfig) -> bool:
     if choice != "auto":
         return choice == "onednn"
     return (
-        is_intel()
+        has_avx512()
         and step_flops(config) * config.steps >= LONG[config.compute.dtype]
         and can_take_onednn(config.compute)
     )
 
 
 def faster_in_bfloat16(config: PretrainConfig) -> bool:
-    """Whether the run, which is in float32, would be some twice as fast in bfloat16 here, or faster still."""
+    """Whether the run, which is in float32, would be half as fast again in bfloat16 here, or faster still."""
     if config.compute.dtype != "float32":
         return False
     if jax.default_backend() != "cpu":
         return has_triton("bfloat16")
-    return has_amx() and takes_onednn(replace(config, compute=replace(config.compute, dtype="bfloat16")))
+    return has_fast_bfloat16() and takes_onednn(replace(config, compute=replace(config.compute, dtype="bfloat16")))
 
 
 def can_take_onednn(compute: ComputeConfig) -> bool:
     """Whether it could: on a CPU, in a dtype that this one multiplies, with layers that don't keep their products
     alone (`remat`)."""
-    able = compute.dtype == "float32" or has_amx()
+    able = compute.dtype == "float32" or has_fast_bfloat16()
     return jax.default_backend() == "cpu" and able and not compute.remat.startswith("dots") and has_onednn()
 
 

@@ -14,9 +14,19 @@ def is_intel() -> bool:
     return _maker().endswith(b"GenuineIntel")
 
 
-def has_amx() -> bool:
-    """Whether it multiplies tiles of bfloat16 (Intel's AMX, of Xeons since 2023): some six times as fast as float32."""
-    return b"amx_bf16" in instructions().split()
+def has_avx512() -> bool:
+    """Whether it has vectors of 512 bits, and what oneDNN's kernels do with them."""
+    return b"avx512bw" in instructions().split()
+
+
+def has_fast_bfloat16() -> bool:
+    """Whether it multiplies bfloat16 faster than float32.
+
+    Intel's do by tiles (AMX, Xeons since 2023), some six times as fast, and AMD's by vectors (AVX512_BF16, since Zen
+    4), twice as fast; Intel's vectors of it are no faster.
+    """
+    able = instructions().split()
+    return b"amx_bf16" in able or (b"avx512_bf16" in able and not is_intel())
 
 
 def _maker() -> bytes:

@@ -14,10 +14,10 @@ from electra_jax.model.attention import attend
 from electra_jax.model.layers import dot, matmul, transposed_product
 from electra_jax.train.cache import compile_now
 from electra_jax.train.library import has_onednn
-from electra_jax.train.processor import has_amx
+from electra_jax.train.processor import has_fast_bfloat16
 
 pytestmark = pytest.mark.skipif(not has_onednn(), reason="XLA here has no oneDNN")
-with_amx = pytest.mark.skipif(not has_amx(), reason="this processor multiplies no bfloat16")
+with_bfloat16 = pytest.mark.skipif(not has_fast_bfloat16(), reason="this processor multiplies no bfloat16")
 
 sizes = st.integers(1, 40)
 
@@ -115,7 +115,7 @@ def test_a_dense_layer_is_xlas_and_onednn_makes_products_at_which_it_is_as_quick
         np.testing.assert_allclose(ours, xlas, rtol=1e-5, atol=1e-4)
 
 
-@with_amx
+@with_bfloat16
 @given(sizes, sizes, sizes, st.booleans(), st.booleans(), st.sampled_from([None, jnp.float32]))
 @settings(max_examples=40, deadline=None)
 def test_products_of_bfloat16_are_numpys_summed_in_float32(
@@ -130,7 +130,7 @@ def test_products_of_bfloat16_are_numpys_summed_in_float32(
     np.testing.assert_allclose(found.astype(jnp.float32), expected, rtol=0 if dtype else 2**-8, atol=2e-5)
 
 
-@with_amx
+@with_bfloat16
 @pytest.mark.parametrize("features", [48, onednn.NARROW + 1])
 def test_in_bfloat16_it_makes_all_products_of_a_dense_layer(features: int) -> None:
     x, kernel = (a.astype(jnp.bfloat16) for a in (random(2, 20, 32), random(32, features, seed=1)))

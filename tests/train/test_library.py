@@ -19,6 +19,8 @@ from electra_jax.train.check import check_compute
 from electra_jax.train.flops import step_flops
 from electra_jax.train.library import LONG, can_take_onednn, faster_in_bfloat16, has_onednn, takes_onednn
 
+INTEL, AMD = b"vendor_id\t: GenuineIntel", b"vendor_id\t: AuthenticAMD"
+MAKER, INSTRUCTIONS = "electra_jax.train.processor._maker", "electra_jax.train.processor.instructions"
 NAME = "jax_persistent_cache_min_compile_time_secs"
 with_onednn = pytest.mark.skipif(not has_onednn(), reason="XLA here has no oneDNN")
 
@@ -30,45 +32,59 @@ def long_run(**compute: str) -> PretrainConfig:
 
 
 @with_onednn
-def test_left_to_itself_a_long_run_on_an_intel_processor_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_left_to_itself_a_long_run_on_a_processor_with_avx512_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     config = long_run()
-    monkeypatch.setattr("electra_jax.train.library.is_intel", lambda: True)
+    monkeypatch.setattr(INSTRUCTIONS, lambda: b"flags\t: fpu avx2 avx512f avx512bw")
     assert takes_onednn(config)
     assert not takes_onednn(replace(config, steps=config.steps - 2))
     assert not takes_onednn(long_run(products="xla"))
     assert not takes_onednn(long_run(remat="dots_saveable"))
     assert takes_onednn(long_run(remat="nothing_saveable"))
-    monkeypatch.setattr("electra_jax.train.library.is_intel", lambda: False)
+    monkeypatch.setattr(INSTRUCTIONS, lambda: b"flags\t: fpu avx2")
     assert not takes_onednn(config)
     assert takes_onednn(replace(long_run(products="onednn"), steps=1))
 
 
 @with_onednn
-def test_in_bfloat16_only_a_processor_that_multiplies_it_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("maker", "flags"), [(INTEL, b"avx512_bf16 amx_bf16"), (AMD, b"avx512_bf16"), (AMD, b"avx512_bf16 amx_bf16")]
+)
+def test_in_bfloat16_a_processor_that_multiplies_it_takes_it(
+    maker: bytes, flags: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = long_run(dtype="bfloat16")
     assert config.steps < long_run().steps
-    monkeypatch.setattr("electra_jax.train.library.is_intel", lambda: True)
-    monkeypatch.setattr("electra_jax.train.processor.instructions", lambda: b"flags\t: fpu amx_bf16 sse4_2")
+    monkeypatch.setattr(MAKER, lambda: maker)
+    monkeypatch.setattr(INSTRUCTIONS, lambda: b"flags\t: fpu avx512bw " + flags + b" sse4_2")
     assert takes_onednn(config)
     assert not takes_onednn(replace(config, steps=config.steps - 2))
-    monkeypatch.setattr("electra_jax.train.processor.instructions", lambda: b"flags\t: fpu avx512_bf16 sse4_2")
-    assert not takes_onednn(config)
+    check_compute(ComputeConfig(products="onednn", dtype="bfloat16"))
+
+
+@with_onednn
+@pytest.mark.parametrize(("maker", "flags"), [(INTEL, b"avx512_bf16"), (AMD, b"")])
+def test_in_bfloat16_no_other_takes_it(maker: bytes, flags: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MAKER, lambda: maker)
+    monkeypatch.setattr(INSTRUCTIONS, lambda: b"flags\t: fpu avx512bw " + flags + b" sse4_2")
+    assert takes_onednn(long_run())
+    assert not takes_onednn(long_run(dtype="bfloat16"))
     with pytest.raises(
-        UserError, match=r"onednn takes an x86 CPU, with AMX for compute\.dtype bfloat16, .* give auto$"
+        UserError,
+        match=r"onednn takes an x86 CPU \(for compute\.dtype bfloat16 with AMX, or AMD's since Zen 4\), .* give auto$",
     ):
         check_compute(ComputeConfig(products="onednn", dtype="bfloat16"))
 
 
 @with_onednn
 def test_a_run_that_would_be_faster_in_bfloat16_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("electra_jax.train.library.is_intel", lambda: True)
-    monkeypatch.setattr("electra_jax.train.library.has_amx", lambda: True)
+    monkeypatch.setattr("electra_jax.train.library.has_avx512", lambda: True)
+    monkeypatch.setattr("electra_jax.train.library.has_fast_bfloat16", lambda: True)
     config = long_run()
     assert faster_in_bfloat16(config)
     assert not faster_in_bfloat16(long_run(dtype="bfloat16"))
     assert not faster_in_bfloat16(long_run(products="xla"))
     assert not faster_in_bfloat16(replace(config, steps=1))
-    monkeypatch.setattr("electra_jax.train.library.has_amx", lambda: False)
+    monkeypatch.setattr("electra_jax.train.library.has_fast_bfloat16", lambda: False)
     assert not faster_in_bfloat16(config)
     assert not faster_in_bfloat16(long_run(products="onednn"))
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
@@ -85,7 +101,7 @@ def test_a_run_that_would_be_faster_in_bfloat16_is_told(monkeypatch: pytest.Monk
     ],
 )
 def test_where_it_cannot_be_had_that_is_told(compute: ComputeConfig) -> None:
-    with pytest.raises(UserError, match=r"^compute\.products: onednn takes an x86 CPU, .* give auto$"):
+    with pytest.raises(UserError, match=r"^compute\.products: onednn takes an x86 CPU .* give auto$"):
         check_compute(compute)
 
 

@@ -30,7 +30,7 @@ from electra_jax.report.runs import read_run
 from electra_jax.train.convert import export, import_pretrained
 from electra_jax.train.library import has_onednn
 from electra_jax.train.pretrain import Trainer, pretrain
-from electra_jax.train.processor import has_amx
+from electra_jax.train.processor import has_fast_bfloat16
 from electra_jax.train.run import restore_params
 from electra_jax.train.step import gradient_norms, init_params
 
@@ -226,13 +226,13 @@ def test_a_run_on_packed_rows_goes_on_to_the_same_bits(
     assert figures["auc"] > 0.6
 
 
+with_bfloat16 = pytest.mark.skipif(not has_fast_bfloat16(), reason="this processor multiplies no bfloat16")
+
+
 @pytest.mark.skipif(not has_onednn(), reason="XLA here has no oneDNN")
 @pytest.mark.parametrize(
     ("dtype", "tolerance"),
-    [
-        ("float32", 1e-3),
-        pytest.param("bfloat16", 1e-2, marks=pytest.mark.skipif(not has_amx(), reason="no bfloat16 in this processor")),
-    ],
+    [("float32", 1e-3), pytest.param("bfloat16", 3e-2, marks=with_bfloat16)],
 )
 def test_a_run_whose_products_onednn_makes_learns_the_same_and_goes_on_to_the_same_bits(
     finished: PretrainConfig, traces: list[Any], tmp_path: Path, dtype: Literal["float32", "bfloat16"], tolerance: float
@@ -244,7 +244,8 @@ def test_a_run_whose_products_onednn_makes_learns_the_same_and_goes_on_to_the_sa
     goes_on_to_the_same_bits(whole, tmp_path / "copy")
     assert not micro.equal_bits(micro.saved_state(whole.out, 20), micro.saved_state(finished.out, 20))
     for ours, xlas in zip(micro.records(whole.out), micro.records(finished.out), strict=True):
-        assert ours["loss"] == pytest.approx(xlas["loss"], rel=tolerance)
+        assert ours["mlm_loss"] == pytest.approx(xlas["mlm_loss"], rel=2e-3)
+        assert ours["loss"] == pytest.approx(xlas["loss"], rel=tolerance)  # a sample may fall another way, which tells
 
 
 def test_a_second_call_changes_nothing(finished: PretrainConfig, tmp_path: Path) -> None:
