@@ -91,9 +91,7 @@ def _pretrain(config: PretrainConfig, console: Console) -> dict[str, float]:
     manifests = [Manifest.read(folder) for folder in config.data]
     check(config, manifests)
     check_alike(settings(config, APART) | {"data": without_sources(manifests)})
-    check_alike(
-        {"compute.products": "onednn" if takes_onednn(config) else "xla"}
-    )  # auto asks what the processor can do
+    check_alike({"compute.products": "onednn" if takes_onednn(config) else "xla"})  # auto asks for AVX-512
     manifest = manifests[0]  # of what is asked of it, all say the same
     mesh = make_mesh(config.mesh, config.batch_size)
     check_mesh(config, mesh)
