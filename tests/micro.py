@@ -25,6 +25,8 @@ WORDS = "the quick brown fox jumps over lazy dogs while running near quiet river
 LENGTH = 16
 Failing = Callable[..., str]
 """Runs a command that must fail; see the fixture `fail`."""
+INTEL, AMD = b"vendor_id\t: GenuineIntel", b"vendor_id\t: AuthenticAMD"
+"""What Linux tells of who made a processor."""
 SPEED = {"tokens_per_second", "peak_share"}
 WITHOUT_TORCH = str(Path(__file__).parent / "without_torch")
 

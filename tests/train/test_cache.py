@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import micro
 import pytest
+from micro import AMD, INTEL
 
 from electra_jax.train.cache import (
     GPU_OPTIONS,
@@ -129,9 +130,6 @@ def test_garbage_is_left_alone_while_a_step_is_traced_and_no_longer(enabled: boo
 
 
 # --- options of the compiler --------------------------------------------------------------------------------------
-
-
-INTEL, AMD = b"vendor_id\t: GenuineIntel", b"vendor_id\t: AuthenticAMD"
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="options of a CPU")
