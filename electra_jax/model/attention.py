@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from electra_jax.config import ComputeConfig, ElectraConfig
 from electra_jax.model.kernels import can_fuse, chosen
-from electra_jax.model.layers import LayerNorm, Seed, add_bias, barrier, keep_mask, linear, matmul, products
+from electra_jax.model.layers import LayerNorm, Seed, Words, add_bias, barrier, keep_mask, linear, matmul, products
 from electra_jax.model.lookup import take_positions
 from electra_jax.model.residual import add_and_norm
 
@@ -29,8 +29,8 @@ class SelfAttention(nnx.Module):
         self,
         x: Float[Array, "B L H"],
         attended: Bool[Array, "B #L L"],
-        weights_seed: Seed | None,
-        output_seed: Seed | None,
+        weights_seed: Seed | Words | None,
+        output_seed: Seed | Words | None,
         positions: Int[Array, "B K"] | None = None,
     ) -> Float[Array, "B L H"] | Float[Array, "B K H"]:
         """Attend from each position to those where its row of `attended` is true (one row for all, or one each).
@@ -62,7 +62,7 @@ class SelfAttention(nnx.Module):
 
 # The derivative is written out for the sake of the CPU: left to itself, XLA computes softmax and dropout again inside
 # each product that reads them, in both passes. Here each is an array of its own, and one sum over D (of g * output)
-# takes the place of one over M. The barriers keep fusions apart; "BNLD" lets the products run without transposes.
+# takes the place of one over M. The barriers keep them so; "BNLD" lets the products run without transposes.
 
 
 class _Residuals(NamedTuple):
@@ -72,7 +72,7 @@ class _Residuals(NamedTuple):
     exps: Float[Array, "B N L M"]
     scale: Float[Array, "B N L 1"]
     mixed: Float[Array, "B N L D"]
-    seed: Seed | None
+    seed: Seed | Words | None
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -82,14 +82,14 @@ def attend(
     key: Float[Array, "B M N D"],
     value: Float[Array, "B M N D"],
     attended: Bool[Array, "B #L M"],
-    seed: Seed | None,
+    seed: Seed | Words | None,
 ) -> Float[Array, "B L N D"]:
     """Scaled dot-product attention, whose weights are dropped at `rate`; softmax in float32."""
     return _attend(rate, query, key, value, attended, seed)[0]
 
 
 def _attend(
-    rate: float, query: Array, key: Array, value: Array, attended: Array, seed: Seed | None
+    rate: float, query: Array, key: Array, value: Array, attended: Array, seed: Seed | Words | None
 ) -> tuple[Float[Array, "B L N D"], _Residuals]:
     query, key, value = (barrier(_by_head(x)) for x in (query * query.shape[-1] ** -0.5, key, value))
     scores = matmul(query, key, transpose_b=True, dtype=jnp.float32)
@@ -117,7 +117,7 @@ def _attend_backward(rate: float, kept: _Residuals, g: Float[Array, "B L N D"]) 
 attend.defvjp(_attend, _attend_backward)
 
 
-def _weights(rate: float, exps: Array, scale: Array, seed: Seed | None) -> Float[Array, "B N L M"]:
+def _weights(rate: float, exps: Array, scale: Array, seed: Seed | Words | None) -> Float[Array, "B N L M"]:
     if seed is None or rate == 0:
         return exps * scale
     return jnp.where(keep_mask(seed, exps.shape, rate), exps * (scale / (1 - rate)), 0)

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt32
 
 from electra_jax.config import ComputeConfig, ElectraConfig, RematPolicy
 from electra_jax.model.attention import SelfAttention
-from electra_jax.model.layers import LayerNorm, Seed, dropout, gelu, linear, row_keys
+from electra_jax.model.layers import LayerNorm, Seed, Words, dropout, gelu, linear, outline, row_keys, words_of
 from electra_jax.model.residual import add_and_norm
 
 SITES = 3  # dropout masks in a layer: attention's weights, attention's output, feed-forward's output
@@ -25,7 +25,7 @@ class FeedForward(nnx.Module):
         self.output = linear(config.intermediate_size, config.hidden_size, config, dtype, rngs)
         self.norm = LayerNorm(config.hidden_size, config.layer_norm_eps, dtype)
 
-    def __call__(self, x: Float[Array, "B L H"], seed: Seed | None) -> Float[Array, "B L H"]:
+    def __call__(self, x: Float[Array, "B L H"], seed: Seed | Words | None) -> Float[Array, "B L H"]:
         """Apply it to every position."""
         return add_and_norm(self.norm, x, self.output, gelu(self.intermediate(x)), seed, self.rate, self.compute)
 
@@ -41,10 +41,10 @@ class Layer(nnx.Module):
         self,
         x: Float[Array, "B L H"],
         attended: Bool[Array, "B #L L"],
-        seeds: UInt32[Array, "3 B 2"] | None,
+        seeds: UInt32[Array, "3 B 2"] | tuple[Words, ...] | None,
         positions: Int[Array, "B K"] | None = None,
     ) -> Float[Array, "B L H"] | Float[Array, "B K H"]:
-        """Apply the layer, at `positions` or at all of them; without seeds there is no dropout."""
+        """Apply the layer, at `positions` or at all of them; without seeds (or words) there is no dropout."""
         weights_seed, output_seed, feed_forward_seed = (None,) * SITES if seeds is None else seeds
         mixed = self.attention(x, attended, weights_seed, output_seed, positions)
         return self.feed_forward(mixed, feed_forward_seed)
@@ -55,6 +55,7 @@ class Encoder(nnx.Module):
 
     def __init__(self, config: ElectraConfig, compute: ComputeConfig, rngs: nnx.Rngs):
         self.config, self.scan, self.remat = config, compute.scan_layers, compute.remat
+        self.takes_words = "triton" not in (compute.attention, compute.layer_norm)  # kernels make the words they need
         self.project = _projection(config.embedding_size, config.hidden_size, jnp.dtype(compute.dtype), rngs)
 
         @nnx.split_rngs(splits=config.num_hidden_layers)
@@ -76,6 +77,8 @@ class Encoder(nnx.Module):
         With a key (one, or one a row), dropout is on.
         """
         first_seed, layer_seeds = self._seeds(key, len(embedded))
+        if layer_seeds is not None and self.takes_words and jax.default_backend() == "cpu":
+            layer_seeds = outline(lambda seeds: self._words(seeds, embedded.shape[1]))(layer_seeds)
         x = dropout(embedded, first_seed, self.config.hidden_dropout_prob)
         if self.project is not None:
             x = self.project(x)
@@ -104,6 +107,12 @@ class Encoder(nnx.Module):
         draw = jax.vmap(lambda key: jax.random.bits(key, (1 + layers * SITES, 2)), out_axes=1)
         words = draw(row_keys(key, rows))
         return words[0], words[1:].reshape(layers, SITES, rows, 2)
+
+    def _words(self, seeds: UInt32[Array, "layers 3 B 2"], length: int) -> tuple[Words, ...]:
+        """What the seeds of each site come to, for rows of `length`."""
+        hidden, heads = self.config.hidden_size, self.config.num_attention_heads
+        lines, columns = (heads * length, length, length), (length, hidden, hidden)
+        return tuple(map(words_of, jnp.unstack(seeds, axis=1), lines, columns))
 
 
 def _unstack(tree: Any) -> list:

@@ -5,13 +5,15 @@ F feed-forward, E embedding, K picks a row, V vocabulary.
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.experimental.xla_metadata import set_xla_metadata
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt32
 
 from electra_jax.config import ElectraConfig
@@ -19,6 +21,13 @@ from electra_jax.model import onednn
 
 Seed = UInt32[Array, "*rows 2"]
 """Two random words for each row of a batch (or one pair for a whole array), which key one dropout mask."""
+
+
+class Words(NamedTuple):
+    """What a seed comes to for an array of so many lines (`odd_words`): all that its mask needs."""
+
+    lines: UInt32[Array, "*rows lines"]
+    columns: UInt32[Array, "*rows length"]
 
 
 def row_keys(key: PRNGKeyArray, rows: int) -> PRNGKeyArray:
@@ -55,8 +64,32 @@ def initializer(config: ElectraConfig) -> nnx.Initializer:
 
 
 def barrier(x: Any) -> Any:
-    """`x`, out of which and into which a CPU's compiler fuses nothing; others do better when left alone."""
+    """`x`, which a CPU's compiler doesn't rewrite together with what it comes of; others do better when left alone.
+
+    It comes before fusion, which takes no notice of it: see `outline`.
+    """
     return jax.lax.optimization_barrier(x) if jax.default_backend() == "cpu" else x
+
+
+def outline(function: Callable) -> Callable:
+    """`function`, of which a CPU's XLA makes a call, computed once; elsewhere, `function` itself.
+
+    Left to itself, XLA computes what is small again in whatever reads it: of a learning rate, once for each of three
+    hundred arrays. All these copies take time to compile, and to load.
+    """
+    if jax.default_backend() != "cpu":
+        return function
+
+    @jax.jit
+    def body(*arguments: Any) -> Any:
+        with set_xla_metadata(inlineable="true"):  # else what it calls would be calls as well
+            return function(*arguments)
+
+    def call(*arguments: Any) -> Any:
+        with set_xla_metadata(inlineable="false"):
+            return body(*arguments)
+
+    return call
 
 
 # --- matrix products ----------------------------------------------------------------------------------------------
@@ -212,9 +245,9 @@ def normalize(
 
 
 def _normalize(epsilon: float, x: Array, scale: Array, bias: Array) -> tuple[Array, tuple[Array, ...]]:
-    mean = x.mean(-1, keepdims=True)
-    rstd = jax.lax.rsqrt(jnp.square(x - mean).mean(-1, keepdims=True) + epsilon)
-    mean, rstd = barrier((mean, rstd))
+    mean = x.mean(-1)
+    rstd = jax.lax.rsqrt(jnp.square(x - mean[..., None]).mean(-1) + epsilon)
+    mean, rstd = (a[..., None] for a in barrier((mean, rstd)))
     return barrier((x - mean) * rstd * scale + bias), (x, mean, rstd, scale)
 
 
@@ -222,8 +255,7 @@ def _normalize_backward(epsilon: float, kept: tuple[Array, ...], g: Array) -> tu
     x, mean, rstd, scale = kept
     normal = barrier((x - mean) * rstd)
     scaled, rows = g * scale, tuple(range(x.ndim - 1))
-    means = scaled.mean(-1, keepdims=True), (scaled * normal).mean(-1, keepdims=True)
-    first, second = barrier(means)
+    first, second = (a[..., None] for a in barrier((scaled.mean(-1), (scaled * normal).mean(-1))))
     x_gradient = barrier(rstd * (scaled - first - normal * second))
     return x_gradient, (g * normal).sum(rows), g.sum(rows)
 
@@ -267,7 +299,7 @@ gelu.defvjp(lambda x: (_gelu(x), x), _gelu_backward)
 # --- dropout ------------------------------------------------------------------------------------------------------
 
 
-def dropout(x: Float[Array, "..."], seed: Seed | None, rate: float) -> Float[Array, "..."]:
+def dropout(x: Float[Array, "..."], seed: Seed | Words | None, rate: float) -> Float[Array, "..."]:
     """Zero each element with probability `rate`, and scale the others by 1 / (1 - rate); x itself without a seed.
 
     The mask is a hash of the element's place, which costs a hundredth of drawing it with threefry, is the same bits
@@ -279,13 +311,23 @@ def dropout(x: Float[Array, "..."], seed: Seed | None, rate: float) -> Float[Arr
 
 
 @partial(jax.jit, static_argnums=(1, 2))  # traced once for all sites of one shape
-def keep_mask(seed: Seed, shape: tuple[int, ...], rate: float) -> Bool[Array, "..."]:
-    """True with probability 1 - `rate`, independently for each element and each seed."""
-    *leading, length = shape[seed.ndim - 1 :]  # of one row, where each has a seed
-    line = jax.lax.iota(jnp.uint32, int(np.prod(leading))).reshape(*leading, 1)
-    first, second = (seed[..., i].reshape(*seed.shape[:-1], *[1] * line.ndim) for i in (0, 1))
-    column = jax.lax.iota(jnp.uint32, length)
-    return keeps(odd_words(line, first), odd_words(column, second), rate)
+def keep_mask(seed: Seed | Words, shape: tuple[int, ...], rate: float) -> Bool[Array, "..."]:
+    """True with probability 1 - `rate`, independently for each element and each seed.
+
+    Words may be of more lines than the array has: its are the first.
+    """
+    rows = (seed.lines if isinstance(seed, Words) else seed).shape[:-1]
+    *leading, length = shape[len(rows) :]  # of one row, where each has a seed
+    number = math.prod(leading)
+    lines, columns = seed if isinstance(seed, Words) else words_of(seed, number, length)
+    lines = lines[..., :number].reshape(*rows, *leading, 1)
+    return keeps(lines, columns.reshape(*rows, *[1] * len(leading), length), rate)
+
+
+def words_of(seed: Seed, lines: int, length: int) -> Words:
+    """The words of an array of so many lines of `length` elements."""
+    of_lines, of_columns = (jax.lax.iota(jnp.uint32, number) for number in (lines, length))
+    return Words(odd_words(of_lines, seed[..., :1]), odd_words(of_columns, seed[..., 1:]))
 
 
 def keeps(lines: UInt32[Array, "..."], columns: UInt32[Array, "..."], rate: float) -> Bool[Array, "..."]:
@@ -310,7 +352,7 @@ def _mix(h: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
     return h ^ (h >> 16)
 
 
-def _drop(x: Float[Array, "..."], seed: Seed, rate: float) -> Float[Array, "..."]:
+def _drop(x: Float[Array, "..."], seed: Seed | Words, rate: float) -> Float[Array, "..."]:
     scaled = (x * np.float32(1 / (1 - rate))).astype(x.dtype)  # 1.111 is 1.109 in bfloat16
     return jnp.where(keep_mask(seed, x.shape, rate), scaled, 0)
 
@@ -318,5 +360,5 @@ def _drop(x: Float[Array, "..."], seed: Seed, rate: float) -> Float[Array, "..."
 _dropout = jax.custom_vjp(lambda rate, x, seed: _drop(x, seed, rate), nondiff_argnums=(0,))
 _dropout.defvjp(
     lambda rate, x, seed: (_drop(x, seed, rate), seed),
-    lambda rate, seed, g: (_drop(g, seed, rate), np.zeros(seed.shape, jax.dtypes.float0)),
+    lambda rate, seed, g: (_drop(g, seed, rate), None),
 )

@@ -5,7 +5,7 @@ from jaxtyping import Array, Float
 
 from electra_jax.config import ComputeConfig
 from electra_jax.model.kernels import chosen
-from electra_jax.model.layers import LayerNorm, Seed, dot, dropout
+from electra_jax.model.layers import LayerNorm, Seed, Words, dot, dropout
 
 
 def add_and_norm(
@@ -13,7 +13,7 @@ def add_and_norm(
     x: Float[Array, "B L H"],
     dense: nnx.Linear,
     y: Float[Array, "B L F"],
-    seed: Seed | None,
+    seed: Seed | Words | None,
     rate: float,
     compute: ComputeConfig,
 ) -> Float[Array, "B L H"]:

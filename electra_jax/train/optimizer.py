@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Bool, Int
 
 from electra_jax.config import OptimizerConfig
-from electra_jax.model.layers import barrier
+from electra_jax.model.layers import barrier, outline
 
 Params = dict[str, Any]
 
@@ -62,7 +62,7 @@ def make_optimizer(
     ]
     if config.name == "lamb":
         parts.append(scale_by_trust_ratio_a_layer())
-    parts.append(keep_where_bad(optax.scale_by_learning_rate(schedule(config, steps))))
+    parts.append(keep_where_bad(optax.scale_by_learning_rate(outline(schedule(config, steps)))))
     if frozen:
         parts.append(optax.masked(optax.set_to_zero(), lambda updates: {name: name in frozen for name in updates}))
     return optax.chain(*parts)
@@ -97,7 +97,8 @@ def clip_by_global_norm(norm: float) -> optax.GradientTransformation:
     """
 
     def clip(gradients: Params, params: Params | None) -> Params:
-        return optax.tree.scale(jnp.minimum(1, norm / optax.tree.norm(gradients)), gradients)
+        factor = outline(lambda length: jnp.minimum(1, norm / length))(optax.tree.norm(gradients))
+        return optax.tree.scale(factor, gradients)
 
     return optax.stateless(clip)
 

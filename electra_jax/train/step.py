@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Int, PRNGKeyArray, UInt32
 from electra_jax.config import ComputeConfig, ModelConfig, PretrainConfig
 from electra_jax.data.rows import id_dtype
 from electra_jax.model import Electra, Parts, Tokens
-from electra_jax.model.layers import row_keys
+from electra_jax.model.layers import outline, row_keys
 from electra_jax.objectives.losses import Totals, count
 from electra_jax.objectives.masking import SpecialTokens
 from electra_jax.objectives.metrics import Counts
@@ -130,7 +130,7 @@ def make_step(
         with jax.named_scope("optimizer"):
             counts |= gradient_norms(gradients)
             goes_on = state["bad_steps"] < config.max_bad_steps
-            good = goes_on & all_finite(counts)
+            good = outline(lambda counts: goes_on & all_finite(counts))(counts)
             updates, optimizer_state = optimizer.update(gradients, state["optimizer"], state["params"], good=good)
             params = optax.apply_updates(state["params"], updates)
             new = {"params": select(good, params, state["params"]), "optimizer": optimizer_state}

@@ -14,6 +14,7 @@ from flax import nnx
 from electra_jax.config import ModelConfig, ObjectiveConfig, TowerConfig
 from electra_jax.model import Electra, Tokens, attention, encoder, heads, residual
 from electra_jax.model.heads import SUMMARY_DROPOUT
+from electra_jax.model.layers import Words
 from electra_jax.model.task import HeadKind, TaskModel
 from electra_jax.objectives.corruption import draw_keys
 from electra_jax.objectives.masking import SpecialTokens
@@ -32,7 +33,7 @@ CONFIG = ModelConfig(
 TOKENS = Tokens.of(np.arange(BATCH * LENGTH).reshape(BATCH, LENGTH))
 POSITIONS = jnp.array([[1, 2, 3, 4]] * BATCH)
 Sites = list[tuple[str, float, tuple[int, ...], np.ndarray]]
-"""What is dropped, at which rate, its shape and the seeds [B, 2]."""
+"""What is dropped, at which rate, its shape and the seeds [B, 2], or the first of their words."""
 
 
 @pytest.fixture
@@ -46,7 +47,8 @@ def sites(monkeypatch: pytest.MonkeyPatch) -> Sites:
         def watched(*given: Any) -> Any:
             x, seed, rate = arguments(*given)
             if seed is not None and rate > 0:
-                found.append((name, rate, x.shape, np.asarray(seed)))
+                pairs = np.stack([a[:, 0] for a in seed], 1) if isinstance(seed, Words) else np.asarray(seed)
+                found.append((name, rate, x.shape, pairs))
             return function(*given)
 
         monkeypatch.setattr(module, name, watched)

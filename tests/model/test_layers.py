@@ -1,3 +1,4 @@
+import re
 from collections.abc import Callable
 from itertools import combinations
 
@@ -11,7 +12,19 @@ from scipy.stats import norm
 from electra_jax.config import ComputeConfig, ElectraConfig
 from electra_jax.model.attention import attend
 from electra_jax.model.encoder import Encoder
-from electra_jax.model.layers import LayerNorm, add_bias, dot, dropout, gelu, in_parts, keep_mask, normalize, products
+from electra_jax.model.layers import (
+    LayerNorm,
+    add_bias,
+    dot,
+    dropout,
+    gelu,
+    in_parts,
+    keep_mask,
+    normalize,
+    outline,
+    products,
+    words_of,
+)
 from electra_jax.train.step import step_key
 
 X = np.linspace(-10, 10, 4001)
@@ -244,6 +257,43 @@ def test_the_masks_of_two_seeds_are_no_permutations_of_each_other() -> None:
     shuffled = mask_of(9, 1000).reshape(SQUARE)[undone]
 
     assert correlation_in_sigmas(mask_of(300, 2000), shuffled.ravel()) < SIGMAS
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (3, 2, 4), (3, 2, 4, 5)])
+@pytest.mark.parametrize("rows", [(), (3,)])
+def test_words_give_the_mask_of_their_seed(shape: tuple[int, ...], rows: tuple[int, ...]) -> None:
+    """Also where they are of more lines than the array has: of all positions, where only some are computed."""
+    seed = jax.random.bits(jax.random.key(0), (*rows, 2))
+    words = words_of(seed, 40, shape[-1])
+
+    np.testing.assert_array_equal(keep_mask(words, shape, 0.5), keep_mask(seed, shape, 0.5))
+
+
+def test_words_drop_the_gradient_too() -> None:
+    seed, x = jax.random.bits(jax.random.key(0), (3, 2)), jnp.ones((3, 4, 5))
+    of_words, of_seed = (jax.grad(lambda x, s=s: dropout(x, s, 0.5).sum())(x) for s in (words_of(seed, 4, 5), seed))
+
+    np.testing.assert_array_equal(of_words, of_seed)
+    assert 0 < np.count_nonzero(of_seed) < of_seed.size
+
+
+# --- calls --------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_outlined_is_one_call_and_what_it_calls_is_none() -> None:
+    def rate(count: jax.Array) -> jax.Array:
+        return jnp.clip(count, 0, 9) ** 0.5  # functions that JAX has compiled by themselves
+
+    def both(count: jax.Array, x: jax.Array) -> tuple[jax.Array, ...]:
+        one = outline(rate)(count)
+        return one * x, one + jnp.sin(x)
+
+    count, x = jnp.float32(4), jnp.arange(8.0)
+    program = jax.jit(both).lower(count, x).compile()
+
+    assert len(re.findall(r" call\(", program.as_text())) == 1
+    for found, expected in zip(program(count, x), (2 * x, 2 + jnp.sin(x)), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 # --- layers of an encoder ------------------------------------------------------------------------------------------

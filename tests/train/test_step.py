@@ -117,6 +117,21 @@ def test_the_step_of_the_small_model_fits_in_memory() -> None:
     assert compiled(small).memory_analysis().temp_size_in_bytes < 1.5e9
 
 
+@pytest.mark.parametrize("opcode", ["xor", "is-finite"])
+def test_nothing_small_is_computed_again_in_each_layer(opcode: str) -> None:
+    """The words of dropout's masks, and whether a step is good: XLA would do so wherever they are read."""
+
+    def times(layers: int) -> int:
+        towers = {
+            name: dataclasses.replace(getattr(CONFIG.model, name), num_hidden_layers=layers)
+            for name in ("discriminator", "generator")
+        }
+        config = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, **towers))
+        return len(re.findall(rf" {opcode}\(", compiled(config).as_text()))
+
+    assert times(2) == times(4) > 0
+
+
 def test_two_parts_take_less_memory_than_one() -> None:
     """XLA inlines a loop of one round, and would compute what came before it at the same time."""
     one, two = (dataclasses.replace(CONFIG, batch_size=64, accumulate=parts) for parts in (1, 2))
