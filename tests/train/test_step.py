@@ -49,6 +49,7 @@ CONFIG = PretrainConfig(
         generator=TowerConfig(num_hidden_layers=1, hidden_size=8, num_attention_heads=2, intermediate_size=20),
     ),
 )
+TOWERS = "discriminator", "generator"
 ALL_LOGITS = CONFIG.batch_size * CONFIG.length * CONFIG.model.vocab_size
 
 
@@ -117,19 +118,25 @@ def test_the_step_of_the_small_model_fits_in_memory() -> None:
     assert compiled(small).memory_analysis().temp_size_in_bytes < 1.5e9
 
 
-@pytest.mark.parametrize("opcode", ["xor", "is-finite"])
-def test_nothing_small_is_computed_again_in_each_layer(opcode: str) -> None:
-    """The words of dropout's masks, and whether a step is good: XLA would do so wherever they are read."""
+def times(opcode: str, config: PretrainConfig) -> int:
+    """How often the compiled step has an operation."""
+    return len(re.findall(rf" {opcode}\(", compiled(config).as_text()))
 
-    def times(layers: int) -> int:
-        towers = {
-            name: dataclasses.replace(getattr(CONFIG.model, name), num_hidden_layers=layers)
-            for name in ("discriminator", "generator")
-        }
-        config = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, **towers))
-        return len(re.findall(rf" {opcode}\(", compiled(config).as_text()))
 
-    assert times(2) == times(4) > 0
+def test_the_words_of_masks_are_made_for_all_layers_at_once() -> None:
+    """XLA would make them anew in each fusion that drops something."""
+
+    def of_layers(number: int) -> PretrainConfig:
+        model = CONFIG.model
+        towers = (dataclasses.replace(one, num_hidden_layers=number) for one in (model.discriminator, model.generator))
+        return dataclasses.replace(CONFIG, model=dataclasses.replace(model, **dict(zip(TOWERS, towers, strict=True))))
+
+    assert times("xor", of_layers(2)) == times("xor", of_layers(4)) > 0
+
+
+def test_whether_a_step_is_good_is_asked_once() -> None:
+    """XLA would ask for each array of the state."""
+    assert times("is-finite", CONFIG) == 2  # the gradient's norm, and the losses
 
 
 def test_two_parts_take_less_memory_than_one() -> None:
