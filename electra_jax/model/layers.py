@@ -74,8 +74,8 @@ def barrier(x: Any) -> Any:
 def outline(function: Callable) -> Callable:
     """`function`, of which a CPU's XLA makes a call, computed once; elsewhere, `function` itself.
 
-    Left to itself, XLA computes what is small again in whatever reads it: of a learning rate, once for each of three
-    hundred arrays. All these copies take time to compile, and to load.
+    Left to itself, XLA computes what is small again in whatever reads it: the learning rate, once for each
+    array of the parameters. All these copies take time to compile, and to load.
     """
     if jax.default_backend() != "cpu":
         return function

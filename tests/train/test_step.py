@@ -49,7 +49,6 @@ CONFIG = PretrainConfig(
         generator=TowerConfig(num_hidden_layers=1, hidden_size=8, num_attention_heads=2, intermediate_size=20),
     ),
 )
-TOWERS = "discriminator", "generator"
 ALL_LOGITS = CONFIG.batch_size * CONFIG.length * CONFIG.model.vocab_size
 
 
@@ -128,8 +127,11 @@ def test_the_words_of_masks_are_made_for_all_layers_at_once() -> None:
 
     def of_layers(number: int) -> PretrainConfig:
         model = CONFIG.model
-        towers = (dataclasses.replace(one, num_hidden_layers=number) for one in (model.discriminator, model.generator))
-        return dataclasses.replace(CONFIG, model=dataclasses.replace(model, **dict(zip(TOWERS, towers, strict=True))))
+        towers = {
+            "discriminator": dataclasses.replace(model.discriminator, num_hidden_layers=number),
+            "generator": dataclasses.replace(model.generator, num_hidden_layers=number),
+        }
+        return dataclasses.replace(CONFIG, model=dataclasses.replace(model, **towers))
 
     assert times("xor", of_layers(2)) == times("xor", of_layers(4)) > 0
 
