@@ -92,11 +92,11 @@ class Encoder(nnx.Module):
         layer, each = remat(apply, self.remat), (stacked, layer_seeds)
         if self.scan:
             first, last = jax.tree.map(lambda a: a[:-1], each), jax.tree.map(lambda a: a[-1], each)
-            x = jax.lax.scan(lambda x, one: (layer(x, attended, one), None), x, first)[0]
+            x = jax.lax.scan(lambda x, one: (layer(x, attended, one, None), None), x, first)[0]
         else:
             *first, last = _unstack(each)
             for one in first:
-                x = layer(x, attended, one)
+                x = layer(x, attended, one, None)
         return layer(x, attended, last, positions)
 
     def _seeds(self, key: PRNGKeyArray | None, rows: int) -> tuple[Seed | None, UInt32[Array, "layers 3 B 2"] | None]:

@@ -21,7 +21,7 @@ from electra_jax.objectives.metrics import Counts
 from electra_jax.objectives.registry import Objective, find
 from electra_jax.train.apart import holds_apart, put_together, take_apart
 from electra_jax.train.cache import Options, compiler_options
-from electra_jax.train.optimizer import Params, make_optimizer, select
+from electra_jax.train.optimizer import Params, make_optimizer, select, squared_norm
 from electra_jax.train.sharding import AXES, add_up, by_row, gather, replicated, shardings, specs
 
 Batch = Mapping[str, Any]
@@ -222,7 +222,7 @@ def gradient_norms(gradients: Params) -> Counts:
 
     These are the sums of squares that clipping takes too, so the compiled step reads each gradient no oftener.
     """
-    squares = {f"grad_norm_{part}": optax.tree.norm(gradient, squared=True) for part, gradient in gradients.items()}
+    squares = {f"grad_norm_{part}": squared_norm(gradient) for part, gradient in gradients.items()}
     return jax.tree.map(jnp.sqrt, {"grad_norm": sum(squares.values()), **squares})
 
 

@@ -1,4 +1,6 @@
+from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,7 @@ from flax import nnx
 
 from electra_jax.config import ComputeConfig, ModelConfig, TowerConfig
 from electra_jax.model import Electra, Tokens
+from electra_jax.model.encoder import Layer
 
 CONFIG = ModelConfig(
     vocab_size=60,
@@ -62,6 +65,23 @@ def test_scanned_layers_are_the_unrolled_ones() -> None:
     )
 
     jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5), scanned, unrolled)
+
+
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_layers_of_one_shape_are_traced_once(scan_layers: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And once more the generator's last, which computes the picks alone."""
+    traced, call = Counter[int](), Layer.__call__
+
+    def counted(layer: Layer, x: jax.Array, *rest: Any) -> jax.Array:
+        traced[x.shape[-1]] += 1
+        return call(layer, x, *rest)
+
+    monkeypatch.setattr(Layer, "__call__", counted)
+    model = electra(scan_layers=scan_layers)
+    jax.eval_shape(
+        lambda key: (model.generate(tokens(), POSITIONS, key), model.discriminate(tokens(), key)), jax.random.key(0)
+    )
+    assert traced == {CONFIG.discriminator.hidden_size: 1, CONFIG.generator.hidden_size: 2}
 
 
 def test_dropout_follows_the_key() -> None:
