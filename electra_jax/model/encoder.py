@@ -85,7 +85,7 @@ class Encoder(nnx.Module):
         graphdef, stacked = nnx.split(self.layers)
 
         @jax.jit  # traced once for all layers, and once more for a last one at `positions`
-        def apply(x: Array, attended: Array, parameters_and_seeds: tuple, positions: Array | None = None) -> Array:
+        def apply(x: Array, attended: Array, parameters_and_seeds: tuple, positions: Array | None) -> Array:
             parameters, seeds = parameters_and_seeds
             return nnx.merge(graphdef, parameters)(x, attended, seeds, positions)
 
