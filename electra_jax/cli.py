@@ -211,7 +211,7 @@ def pretrain(arguments: Sequence[str], console: Console) -> None:
     if not names_others(config.distributed):
         keep_memory()  # of several, one that waits for a lost process must hear of it, and so not wait within a step
     try:
-        pretrain(config, console)
+        pretrain(config, console, keep_step=True)
     except KeyboardInterrupt:
         console.print(f"{config.out}: interrupted; run the same command again to go on from the newest checkpoint")
         raise

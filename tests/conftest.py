@@ -14,6 +14,7 @@ import jax
 import micro
 import pytest
 import tomli_w
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
 
 from electra_jax import cli
@@ -94,8 +95,8 @@ def programs() -> Iterator[Callable[[], None]]:
         return lambda config, *rest: made(maker, replace(config, **UNTRACED), *rest, find(config.objective.name))
 
     with pytest.MonkeyPatch.context() as patch:
-        for maker in (jit_step, make_evaluation):
-            patch.setattr(f"electra_jax.train.pretrain.{maker.__name__}", sharing(maker))
+        for user, maker in (("pretrain", jit_step), ("kept", jit_step), ("pretrain", make_evaluation)):
+            patch.setattr(f"electra_jax.train.{user}.{maker.__name__}", sharing(maker))
         yield made.cache_clear
 
 
@@ -156,6 +157,21 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     """No waiting for a hub that isn't there."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Iterator[Path]:
+    """An empty folder in which JAX keeps all that it compiles."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before, folder = {name: jax.config.values[name] for name in names}, tmp_path / "kept"
+    folder.mkdir()
+    for name, value in zip(names, (str(folder), 0.0), strict=True):
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield folder
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture

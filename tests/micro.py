@@ -107,9 +107,10 @@ def take_own_cores(worker: int, workers: int) -> None:
         os.sched_setaffinity(0, cores[worker % workers :: workers])
 
 
-def python(*arguments: str, devices: int = 1) -> subprocess.CompletedProcess[str]:
-    """Run this Python anew, on so many virtual devices."""
-    return subprocess.run([sys.executable, *arguments], env=environment(devices), capture_output=True, text=True)
+def python(*arguments: str, devices: int = 1, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run this Python anew, on so many virtual devices, with other variables of the environment."""
+    env = environment(devices) | variables
+    return subprocess.run([sys.executable, *arguments], env=env, capture_output=True, text=True)
 
 
 def environment(devices: int = 1, torch: bool = False) -> dict[str, str]:

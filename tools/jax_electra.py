@@ -39,11 +39,12 @@ from electra_jax.objectives.masking import SpecialTokens
 from electra_jax.objectives.metrics import summarize
 from electra_jax.presets import read_toml
 from electra_jax.train.cache import compile_now
+from electra_jax.train.kept import compile_step
 from electra_jax.train.library import takes_onednn
 from electra_jax.train.memory import keep_memory
 from electra_jax.train.optimizer import Params
-from electra_jax.train.sharding import abstract, make_mesh, put_rows
-from electra_jax.train.step import abstract_state, graph_of, init_params, init_state, jit_step, read_tokens
+from electra_jax.train.sharding import make_mesh, put_rows, shardings
+from electra_jax.train.step import abstract_state, graph_of, init_params, init_state, read_tokens
 
 SPECIAL = SpecialTokens(CLS, SEP, MASK)
 
@@ -56,11 +57,9 @@ class Ours:
     ):
         self.config, self.mesh = config, make_mesh(config.mesh, config.batch_size)
         self.batches = cycle(made_up_batches(config)) if batches is None else batches
-        shapes = abstract(abstract_state(config), self.mesh)
-        places = jax.tree.map(lambda a: a.sharding, shapes)
+        places = shardings(abstract_state(config), self.mesh)
         start = time.perf_counter()
-        batch = put_rows(next(self.batches), self.mesh)
-        self.step = compile_now(jit_step(config, special, self.mesh), shapes, batch, onednn=takes_onednn(config))
+        self.step = compile_step(config, special, self.mesh, put_rows(next(self.batches), self.mesh), keep=True)
         self.ready: Answer = {"compile_seconds": time.perf_counter() - start}
         self.state = jax.jit(lambda: init_state(config, init_params(config)), out_shardings=places)()
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import jax
@@ -19,17 +19,17 @@ from electra_jax.data.manifest import Manifest, without_sources
 from electra_jax.data.rows import Rows, open_rows
 from electra_jax.errors import RunError, StoppedError, UserError
 from electra_jax.hub.names import flat, nested
-from electra_jax.model.onednn import asked_for
 from electra_jax.objectives.masking import SpecialTokens
 from electra_jax.objectives.metrics import Counts, summarize
 from electra_jax.report.progress import TrainingProgress, table
 from electra_jax.report.sinks import MetricsLog, NoLog, read_metrics
 from electra_jax.train.apart import holds_apart, put_together, take_apart
-from electra_jax.train.cache import compile_now, compiler_options
+from electra_jax.train.cache import compiler_options
 from electra_jax.train.check import check, check_mesh
 from electra_jax.train.checkpoint import Checkpoints
 from electra_jax.train.clock import Clock
 from electra_jax.train.flops import measure_peak, step_flops
+from electra_jax.train.kept import compile_step
 from electra_jax.train.library import faster_in_bfloat16, takes_onednn
 from electra_jax.train.memory import enough_memory
 from electra_jax.train.models import LEARNED, started_from_one
@@ -61,17 +61,20 @@ from electra_jax.train.step import (
 from electra_jax.train.word_start import word_table
 
 
-def pretrain(config: PretrainConfig, console: Console | None = None) -> dict[str, float]:
+def pretrain(config: PretrainConfig, console: Console | None = None, *, keep_step: bool = False) -> dict[str, float]:
     """Train to `config.steps`, going on from the newest checkpoint in `config.out`.
 
     Returns the last held-out figures, and their step. The same seed, data and devices give the same bits, resumed or
-    not. Raises UserError, before anything is written, for settings or data that don't fit each other; RunError where
-    the run can't go on.
+    not. With `keep_step` the compiled step is looked for, and kept, by what the package and the settings say, as the
+    command does: not for a program that changes the package's functions, or gives it an objective (`train/kept.py`).
+    Raises UserError, before anything is written, for settings or data that don't fit each other; RunError where the run
+    can't go on.
     """
     join(config.distributed)
     smaller = "give more parts (accumulate), a smaller batch_size or compute.remat; electra-jax plan tells what fits"
     with ending_together(), told(config.out), enough_memory(config.out, smaller):
-        return _pretrain(config, (console or Console(stderr=True, markup=False)) if is_first() else Console(quiet=True))
+        console = (console or Console(stderr=True, markup=False)) if is_first() else Console(quiet=True)
+        return _pretrain(config, console, keep_step)
 
 
 @contextmanager
@@ -87,7 +90,7 @@ def told(run: Path) -> Iterator[None]:
         ) from error
 
 
-def _pretrain(config: PretrainConfig, console: Console) -> dict[str, float]:
+def _pretrain(config: PretrainConfig, console: Console, keep_step: bool) -> dict[str, float]:
     manifests = [Manifest.read(folder) for folder in config.data]
     check(config, manifests)
     check_alike(settings(config, APART) | {"data": without_sources(manifests)})
@@ -105,7 +108,7 @@ def _pretrain(config: PretrainConfig, console: Console) -> dict[str, float]:
         Checkpoints(config.out / CHECKPOINTS, config.checkpoints_kept, config.keep_best, scored) as checkpoints,
         Stop(config.max_time) as stop,
     ):
-        trainer = Trainer(config, manifest, rows, mesh, checkpoints, stop, console)
+        trainer = Trainer(config, manifest, rows, mesh, checkpoints, stop, console, keep_step)
         return trainer.run(weights)
 
 
@@ -182,6 +185,7 @@ class Trainer:
         checkpoints: Checkpoints,
         stop: Stop,
         console: Console,
+        keep_step: bool,
     ):
         self.config, self.mesh, self.checkpoints, self.stop, self.console = config, mesh, checkpoints, stop, console
         self.rows, self.held_out = rows
@@ -189,10 +193,9 @@ class Trainer:
         self.rate = schedule(config.optimizer, config.steps)
         self.onednn = takes_onednn(config)
         self.flops, self.peak = step_flops(config), measure_peak(config.compute.dtype, self.onednn)
-        special = SpecialTokens(manifest.cls_id, manifest.sep_id, manifest.mask_id)
-        self.step = jit_step(config, special, mesh)
+        self.special, self.keep_step = SpecialTokens(manifest.cls_id, manifest.sep_id, manifest.mask_id), keep_step
         self.evaluate_batch = jax.jit(
-            make_evaluation(config, special, mesh),
+            make_evaluation(config, self.special, mesh),
             in_shardings=(shardings(abstract_state(config)["params"], mesh), by_row(mesh), None),
             out_shardings=replicated(mesh),
             compiler_options=compiler_options(),
@@ -201,9 +204,9 @@ class Trainer:
 
     def run(self, weights: Params) -> dict[str, float]:
         """Train from the newest checkpoint, or else from `weights`; returns the last held-out figures."""
+        first = self.checkpoints.latest() or 0
+        self.console.print(self._startup_table(first))
         state, window = self._start(weights)
-        first = int(state["step"])
-        self.console.print(self._startup_table(state["params"], first))
         if first < self.config.steps:
             with (
                 closing(MetricsLog(self.config.out, first) if is_first() else NoLog()) as log,
@@ -269,7 +272,7 @@ class Trainer:
     def _start(self, weights: Params) -> tuple[State, Counts]:
         """The state to go on from, and the counts since the last record."""
         newest = self.checkpoints.latest()
-        fresh = jax.eval_shape(self._fresh, abstract_params(self.config))
+        fresh = abstract_state(self.config) | {"window": self._abstract_counts(newest or 0)}
         if newest is not None:
             state = self.checkpoints.restore(newest, abstract(jax.eval_shape(put_together, fresh), self.mesh))
             state = take_apart(state) if holds_apart(self.config.compute) else state
@@ -279,18 +282,28 @@ class Trainer:
             leaves, all_places = flat(params), flat(places)
             given = {path: leaf for path, leaf in flat(weights).items() if path in leaves}  # heads may be others
             leaves |= jax.device_put(given, {path: all_places[path] for path in given})
-            state = jax.jit(self._fresh, out_shardings=shardings(fresh, self.mesh))(nested(leaves.items()))
+            begin = jax.jit(partial(self._fresh, fresh["window"]), out_shardings=shardings(fresh, self.mesh))
+            state = begin(nested(leaves.items()))
         return state, state.pop("window")
 
-    def _fresh(self, params: Params) -> State:
+    def _fresh(self, counts: Counts, params: Params) -> State:
         """What a checkpoint holds, before the first step; its layers apart where the run has them so."""
-        state = init_state(self.config, params)
-        with asked_for(self.onednn):  # as it will be compiled, so that it is traced once
-            counts = jax.eval_shape(self.step, state, self._abstract_batch())[1]
-        return state | {"window": jax.tree.map(lambda c: jnp.zeros(c.shape, c.dtype), counts)}
+        return init_state(self.config, params) | {"window": jax.tree.map(lambda c: jnp.zeros(c.shape, c.dtype), counts)}
+
+    @cached_property
+    def step(self) -> jax.stages.Compiled:
+        """The train step; compiled when it is asked for, since a run that is at its end has no use for it."""
+        return compile_step(self.config, self.special, self.mesh, self._abstract_batch(), keep=self.keep_step)
+
+    def _abstract_counts(self, first: int) -> Counts:
+        """Shapes and dtypes of a step's counts."""
+        if first < self.config.steps:
+            return self.step.out_info[1]
+        step = jit_step(self.config, self.special, self.mesh)
+        return jax.eval_shape(step, abstract_state(self.config), self._abstract_batch())[1]
 
     def _abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """A batch of the dtypes and places of those to come, so that a trace of the step for it serves them too."""
+        """Shapes, dtypes and places of the batches to come."""
         size, place = self.config.batch_size, by_row(self.mesh)
         return {
             name: jax.ShapeDtypeStruct((size, *rows.shape[1:]), rows.dtype, sharding=place)
@@ -302,11 +315,8 @@ class Trainer:
         config, first = self.config, int(state["step"])
         batches = train_batches(self.rows, config.batch_size, config.seed, first, self.shard, config.data_weights)
         with closing(batches):
-            step = None
             for done in range(first + 1, config.steps + 1):
-                batch = put_rows(next(batches), self.mesh)
-                step = step or compile_now(self.step, state, batch, onednn=self.onednn)
-                state, counts = step(state, batch)
+                state, counts = self.step(state, put_rows(next(batches), self.mesh))
                 yield done, state, counts
 
     def _rows_of(self, step: int) -> list[int]:
@@ -338,7 +348,9 @@ class Trainer:
     def _summary(self, counts: Counts) -> dict[str, float]:
         return summarize(counts, self.config.objective)
 
-    def _startup_table(self, params: Params, first: int) -> Table:
+    def _startup_table(self, first: int) -> Table:
+        params = abstract_params(self.config)
+
         def size(name: str) -> str:
             return f"{sum(leaf.size for leaf in jax.tree.leaves(params.get(name, {}))):,} parameters"
 

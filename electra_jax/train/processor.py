@@ -1,5 +1,6 @@
 """What the system tells of the processor."""
 
+import os
 import platform
 from pathlib import Path
 
@@ -27,6 +28,11 @@ def has_fast_bfloat16() -> bool:
     """
     able = instructions().split()
     return b"amx_bf16" in able or (b"avx512_bf16" in able and not is_intel())
+
+
+def cores() -> int:
+    """How many of its cores this process may use, and so XLA divides work over."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _maker() -> bytes:

@@ -2,7 +2,6 @@
 
 import threading
 import warnings
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -117,21 +116,6 @@ def test_an_xla_that_does_not_know_the_call_goes_without(monkeypatch: pytest.Mon
 def test_an_xla_that_makes_another_product_goes_without(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("electra_jax.train.library.matmul", lambda a, b, **_: 2 * jnp.einsum("bml,bnm->bln", a, b))
     assert not has_onednn.__wrapped__()
-
-
-@pytest.fixture
-def kept(tmp_path: Path) -> Iterator[Path]:
-    """A folder in which JAX keeps all that it compiles."""
-    from jax.experimental.compilation_cache import compilation_cache
-
-    before = {name: jax.config.values[name] for name in ("jax_compilation_cache_dir", NAME)}
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
-    jax.config.update(NAME, 0.0)
-    compilation_cache.reset_cache()
-    yield tmp_path
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 @with_onednn

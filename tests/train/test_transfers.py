@@ -43,7 +43,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         monkeypatch.setattr(ArrayImpl, name, lambda self, *a, _f=reader, **k: watched(_f, self, *a, **k))
     monkeypatch.setattr(ArrayImpl, "_value", property(partial(watched, ArrayImpl._value.fget)))  # type: ignore[attr-defined]
     monkeypatch.setattr(jax, "block_until_ready", partial(watched, jax.block_until_ready))
-    monkeypatch.setattr("electra_jax.train.pretrain.compile_now", noting_steps(compile_now, events))
+    monkeypatch.setattr("electra_jax.train.kept.compile_now", noting_steps(compile_now, events))
     jax.monitoring.register_event_duration_secs_listener(compiled)
     yield events
     jax.config.update("jax_transfer_guard", None)
@@ -62,6 +62,7 @@ def noting_steps(compile_now: Callable, events: list[str]) -> Callable:
             jax.config.update("jax_transfer_guard", "disallow" if 1 < launched < STEPS else None)
             return step(state, batch)
 
+        noted.out_info = step.out_info  # type: ignore[attr-defined]
         return noted
 
     return compile_noting
