@@ -16,7 +16,7 @@ import jax
 
 from electra_jax.model.onednn import asked_for
 from electra_jax.train.memory import hand_back
-from electra_jax.train.processor import instructions, is_intel
+from electra_jax.train.processor import instructions, prefers_eigen
 
 SETTINGS = {
     "jax_persistent_cache_min_compile_time_secs": 0.3,  # JAX's 1 s leaves the small programs of a start to be compiled
@@ -36,12 +36,12 @@ GPU_OPTIONS: Options = {
 }
 """Of XLA, for steps."""
 
-INTEL_OPTIONS: Options = {
+EIGEN_OPTIONS: Options = {
     # XLA's younger library makes sums alone, not products: for those the older one has kernels of Intel's, and keeps
     # two cores busier.
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",
 }
-"""The same, on an Intel processor."""
+"""The same, on a processor whose products the older library makes faster (`prefers_eigen`)."""
 
 UNKEPT = threading.RLock()
 """Held while the cache's setting, of which a process has one, is another."""
@@ -72,15 +72,15 @@ def keep_compiled() -> Path | None:
 
 
 def compiler_options() -> Options | None:
-    """How steps are compiled here: XLA's own way, but on a GPU and on an Intel processor.
+    """How steps are compiled here: XLA's own way, but on a GPU and on processors of Intel's or without AVX-512.
 
     XLA_FLAGS that name one of the options stand.
     """
     match jax.default_backend():
         case "gpu":
             options = GPU_OPTIONS
-        case "cpu" if is_intel() and knows(tuple(INTEL_OPTIONS.items())):
-            options = INTEL_OPTIONS
+        case "cpu" if prefers_eigen() and knows(tuple(EIGEN_OPTIONS.items())):
+            options = EIGEN_OPTIONS
         case _:
             return None
     return {name: value for name, value in options.items() if f"--{name}=" not in os.environ.get("XLA_FLAGS", "")}

@@ -20,6 +20,14 @@ def has_avx512() -> bool:
     return b"avx512bw" in instructions().split()
 
 
+def prefers_eigen() -> bool:
+    """Whether it makes products in float32 faster by XLA's older library, Eigen, than by the younger.
+
+    So it was measured on Intel's, and on AMD's that have AVX2 and no AVX-512 (docs/performance.md).
+    """
+    return is_intel() or (b"avx2" in instructions().split() and not has_avx512())
+
+
 def has_fast_bfloat16() -> bool:
     """Whether it multiplies bfloat16 faster than float32.
 

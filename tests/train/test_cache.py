@@ -12,8 +12,8 @@ import pytest
 from micro import AMD, INTEL
 
 from electra_jax.train.cache import (
+    EIGEN_OPTIONS,
     GPU_OPTIONS,
-    INTEL_OPTIONS,
     SETTINGS,
     cache_folder,
     compile_now,
@@ -134,39 +134,44 @@ def test_garbage_is_left_alone_while_a_step_is_traced_and_no_longer(enabled: boo
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="options of a CPU")
 @pytest.mark.parametrize(
-    ("maker", "flags", "expected"),
+    ("maker", "instructions", "flags", "expected"),
     [
-        (AMD, "", None),
-        (INTEL, "", INTEL_OPTIONS),
-        (b"Intel64 Family 6 Model 85 Stepping 7, GenuineIntel", "", INTEL_OPTIONS),  # as Python says it on Windows
-        (INTEL, "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_DOT", {}),
+        (AMD, b"flags\t: fpu avx2 avx512f avx512bw", "", None),
+        (AMD, b"flags\t: fpu avx2", "", EIGEN_OPTIONS),
+        (b"Apple M4", b"Features\t: fp asimd", "", None),
+        (INTEL, b"flags\t: fpu avx2 avx512f avx512bw", "", EIGEN_OPTIONS),
+        (INTEL, b"flags\t: fpu avx2", "", EIGEN_OPTIONS),
+        # as Python says it on Windows
+        (b"Intel64 Family 6 Model 85 Stepping 7, GenuineIntel", b"Intel64 Family 6", "", EIGEN_OPTIONS),
+        (INTEL, b"flags\t: fpu avx2", "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_DOT", {}),
     ],
 )
-def test_a_cpu_compiles_steps_in_xlas_own_way_but_intels(
-    maker: bytes, flags: str, expected: dict | None, monkeypatch: pytest.MonkeyPatch
+def test_a_cpu_compiles_steps_in_xlas_own_way_but_intels_and_those_without_avx512(
+    maker: bytes, instructions: bytes, flags: str, expected: dict | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("electra_jax.train.processor._maker", lambda: maker)
+    monkeypatch.setattr("electra_jax.train.processor.instructions", lambda: instructions)
     monkeypatch.setenv("XLA_FLAGS", flags)
     assert compiler_options() == expected
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="options of a CPU")
-def test_an_intel_processor_makes_products_with_the_older_library() -> None:
+def test_the_older_library_makes_products_where_it_is_preferred() -> None:
     def compiled(options: dict | None) -> str:
         step = jax.jit(lambda x, w: x @ w, compiler_options=options)
         return step.lower(jnp.ones((512, 256)), jnp.ones((256, 256))).compile().as_text()
 
-    assert "ynn" not in compiled(dict(INTEL_OPTIONS))
+    assert "ynn" not in compiled(dict(EIGEN_OPTIONS))
     assert "ynn" in compiled(None), "XLA's own way is the same now: the option has had its day"
 
 
 def test_options_that_xla_no_longer_knows_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert knows(tuple(INTEL_OPTIONS.items()))
+    assert knows(tuple(EIGEN_OPTIONS.items()))
     assert not knows((("xla_cpu_no_such", "1"),))
     assert not knows((("xla_cpu_experimental_ynn_fusion_type", "NO_SUCH"),))
     if jax.default_backend() == "cpu":
         monkeypatch.setattr("electra_jax.train.processor._maker", lambda: INTEL)
-        monkeypatch.setattr("electra_jax.train.cache.INTEL_OPTIONS", {"xla_cpu_no_such": "1"})
+        monkeypatch.setattr("electra_jax.train.cache.EIGEN_OPTIONS", {"xla_cpu_no_such": "1"})
         assert compiler_options() is None
 
 
