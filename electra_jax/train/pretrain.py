@@ -31,7 +31,7 @@ from electra_jax.train.clock import Clock
 from electra_jax.train.flops import measure_peak, step_flops
 from electra_jax.train.kept import compile_step
 from electra_jax.train.library import faster_in_bfloat16, takes_onednn
-from electra_jax.train.memory import enough_memory
+from electra_jax.train.memory import enough_memory, hand_back
 from electra_jax.train.models import LEARNED, started_from_one
 from electra_jax.train.optimizer import Params, schedule, updates_made
 from electra_jax.train.processes import Stop, check_alike, checksum, ending_together, is_first, join, wait_for_all
@@ -284,6 +284,8 @@ class Trainer:
             leaves |= jax.device_put(given, {path: all_places[path] for path in given})
             begin = jax.jit(partial(self._fresh, fresh["window"]), out_shardings=shardings(fresh, self.mesh))
             state = begin(nested(leaves.items()))
+        jax.block_until_ready(state)
+        hand_back()  # what making it took, in which a step's intermediate results may not find room
         return state, state.pop("window")
 
     def _fresh(self, counts: Counts, params: Params) -> State:
