@@ -85,12 +85,15 @@ def find_or_make(file: Path, compiling: Callable[[], jax.stages.Compiled]) -> ja
 
 @contextmanager
 def _hits() -> Iterator[list[str]]:
-    """Each time that JAX's cache has what is compiled meanwhile."""
+    """Whether JAX's cache has what is compiled last meanwhile: an event, or none."""
     found: list[str] = []
 
     def note(event: str, **_: Any) -> None:
-        if event == "/jax/compilation_cache/cache_hits":
-            found.append(event)
+        match event.removeprefix("/jax/compilation_cache/"):
+            case "compile_requests_use_cache":  # of another program, as tracing has small ones
+                found.clear()
+            case "cache_hits":
+                found.append(event)
 
     jax.monitoring.register_event_listener(note)
     try:

@@ -186,6 +186,16 @@ def test_what_is_kept_is_loaded(kept: Path) -> None:
     assert (kept / "steps").stat().st_mode & 0o777 == 0o700
 
 
+def test_what_jax_has_of_programs_that_tracing_runs_is_no_part_of_it(kept: Path) -> None:
+    def tracing() -> jax.stages.Compiled:
+        jax.jit(lambda x: x + 1)(2.0)
+        return program()
+
+    jax.jit(lambda x: x + 1)(2.0)  # which JAX keeps, and finds when it is traced anew
+    assert right(find_or_make(kept / "steps" / "one", tracing))
+    assert steps(kept) == {"one"}
+
+
 @pytest.mark.parametrize("damage", [lambda whole: whole[:-100], lambda _: b"", lambda whole: whole[:99] + whole[100:]])
 def test_a_damaged_file_is_made_anew(damage: Callable[[bytes], bytes], kept: Path) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", math.inf)  # JAX keeps none
