@@ -21,6 +21,7 @@ from jax.experimental.serialize_executable import deserialize_and_load, serializ
 from jax.sharding import Mesh
 
 from electra_jax.config import PretrainConfig
+from electra_jax.files import write_bytes
 from electra_jax.objectives.masking import SpecialTokens
 from electra_jax.train.cache import compile_now, compiler_options
 from electra_jax.train.library import takes_onednn
@@ -105,12 +106,7 @@ def _hits() -> Iterator[list[str]]:
 def _write(file: Path, content: bytes) -> None:
     """Write `file` whole, and let go of those that are longest unused."""
     file.parent.mkdir(mode=0o700, exist_ok=True)  # who writes there can have this user run anything
-    scratch = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        scratch.write_bytes(content)
-        os.replace(scratch, file)
-    finally:
-        scratch.unlink(missing_ok=True)
+    write_bytes(file, content)
     for old in sorted(file.parent.iterdir(), key=lambda one: one.stat().st_mtime)[:-MOST]:
         old.unlink(missing_ok=True)
 
