@@ -253,11 +253,12 @@ def _normalize(epsilon: float, x: Array, scale: Array, bias: Array) -> tuple[Arr
 
 def _normalize_backward(epsilon: float, kept: tuple[Array, ...], g: Array) -> tuple[Array, Array, Array]:
     x, mean, rstd, scale = kept
-    normal = barrier((x - mean) * rstd)
-    scaled, rows = g * scale, tuple(range(x.ndim - 1))
-    first, second = (a[..., None] for a in barrier((scaled.mean(-1), (scaled * normal).mean(-1))))
-    x_gradient = barrier(rstd * (scaled - first - normal * second))
-    return x_gradient, (g * normal).sum(rows), g.sum(rows)
+    rows, along = tuple(range(x.ndim - 1)), partial(jnp.dot, b=scale / len(scale), precision="highest")
+    by_normal = barrier(g * ((x - mean) * rstd))
+    # The means of g * scale, and of that by what is normal; as products neither needs an array of its own.
+    first, second = (a[..., None] for a in barrier((along(g), along(by_normal))))
+    x_gradient = barrier(rstd * (g * scale - first - (x - mean) * rstd * second))
+    return x_gradient, by_normal.sum(rows), g.sum(rows)
 
 
 normalize.defvjp(_normalize, _normalize_backward)
