@@ -67,7 +67,7 @@ def steps_folder() -> Path | None:
     folder = jax.config.values["jax_compilation_cache_dir"]
     enabled = folder and jax.config.values["jax_enable_compilation_cache"]
     alone = jax.default_backend() == "cpu" and jax.process_count() == 1
-    return Path(folder) / "steps" if enabled and alone and Path(folder).is_dir() else None
+    return Path(folder) / "steps" if enabled and alone and "://" not in folder else None
 
 
 def find_or_make(file: Path, compiling: Callable[[], jax.stages.Compiled]) -> jax.stages.Compiled:
@@ -105,7 +105,7 @@ def _hits() -> Iterator[list[str]]:
 
 def _write(file: Path, content: bytes) -> None:
     """Write `file` whole, and let go of those that are longest unused."""
-    file.parent.mkdir(mode=0o700, exist_ok=True)  # who writes there can have this user run anything
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # who writes there can have this user run anything
     write_bytes(file, content)
     for old in sorted(file.parent.iterdir(), key=lambda one: one.stat().st_mtime)[:-MOST]:
         old.unlink(missing_ok=True)

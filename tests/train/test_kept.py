@@ -227,7 +227,7 @@ def test_where_nothing_can_be_written_a_step_is_compiled_all_the_same(kept: Path
     assert right(find_or_make(kept / "steps" / "one", program))
 
 
-def test_the_folder_is_in_that_of_jax_where_there_is_one(kept: Path) -> None:
+def test_the_folder_is_in_that_of_jax(kept: Path) -> None:
     enabled = jax.config.values["jax_enable_compilation_cache"]
     assert steps_folder() == kept / "steps"
     jax.config.update("jax_enable_compilation_cache", False)
@@ -235,6 +235,15 @@ def test_the_folder_is_in_that_of_jax_where_there_is_one(kept: Path) -> None:
         assert steps_folder() is None
     finally:
         jax.config.update("jax_enable_compilation_cache", enabled)
-    for chosen in (str(kept / "no such"), "", None):
+    for chosen in ("gs://bucket/folder", "", None):
         jax.config.update("jax_compilation_cache_dir", chosen)
         assert steps_folder() is None
+
+
+def test_a_folder_that_jax_has_not_made_yet_is_made(kept: Path) -> None:
+    jax.config.update("jax_compilation_cache_dir", str(kept / "new" / "one"))
+    folder = steps_folder()
+    assert folder is not None
+    assert not folder.parent.exists()
+    assert right(find_or_make(folder / "one", program))
+    assert right(find_or_make(folder / "one", refuse))
