@@ -96,6 +96,8 @@ def outline(function: Callable) -> Callable:
 
 BLOCK, PROCESSORS = 128, 128
 """Rows and columns that one of a GPU's processors computes at a time of a product, and about how many it has."""
+NARROW = 64
+"""Columns of a kernel whose product keeps a CPU's cores so little busy that to join several is worth it; 128 do."""
 
 
 def matmul(
@@ -166,16 +168,23 @@ def products(
     """x @ kernel for each; and x itself, for what else reads it.
 
     All of x's gradient is so added up here, a product at a time. `joined` makes one product of them, which is quicker
-    where the kernels' gradients come as slices of one array, as `fused_attend` has them.
+    where the kernels' gradients come as slices of one array, as `fused_attend` has them. Kernels that are narrow are
+    joined on the way forward, too.
     """
+    if _narrow(kernels):
+        return tuple(jnp.split(dot(x, jnp.concatenate(kernels, 1)), len(kernels), -1)), x
     return tuple(dot(x, kernel) for kernel in kernels), x
+
+
+def _narrow(kernels: tuple[Array, ...]) -> bool:
+    return jax.default_backend() == "cpu" and kernels[0].shape[1] <= NARROW
 
 
 def _products_backward(
     joined: bool, kept: tuple[Array, tuple[Array, ...]], gs: tuple[tuple[Array, ...], Array]
 ) -> tuple[Array, tuple[Array, ...]]:
     (x, kernels), (of_products, total) = kept, gs
-    if joined:
+    if joined or _narrow(kernels):
         of_product = jnp.stack(of_products, -2).reshape(*x.shape[:-1], -1)
         total, of_kernel = _add_gradient(x, jnp.concatenate(kernels, 1), of_product, total)
         return total, tuple(jnp.split(of_kernel, len(kernels), 1))

@@ -13,6 +13,7 @@ from electra_jax.config import ComputeConfig, ElectraConfig
 from electra_jax.model.attention import attend
 from electra_jax.model.encoder import Encoder
 from electra_jax.model.layers import (
+    NARROW,
     LayerNorm,
     add_bias,
     dot,
@@ -114,7 +115,8 @@ def test_a_product_in_parts_is_the_product(sizes: tuple[int, int, int]) -> None:
 
 
 @pytest.mark.parametrize("joined", [False, True])
-def test_the_gradients_of_products_of_the_same(joined: bool) -> None:
+@pytest.mark.parametrize("features", [7, NARROW + 1])
+def test_the_gradients_of_products_of_the_same(features: int, joined: bool) -> None:
     def ours(x: jax.Array, *kernels: jax.Array) -> jax.Array:
         (first, second), x = products(joined, x, kernels)
         return jnp.concatenate([first, second * first, x], -1)
@@ -122,7 +124,7 @@ def test_the_gradients_of_products_of_the_same(joined: bool) -> None:
     def definition(x: jax.Array, first: jax.Array, second: jax.Array) -> jax.Array:
         return jnp.concatenate([x @ first, (x @ second) * (x @ first), x], -1)
 
-    assert_same_gradients(ours, definition, *normals((3, 4, 5), (5, 7), (5, 7)))
+    assert_same_gradients(ours, definition, *normals((3, 4, 5), (5, features), (5, features)))
 
 
 def test_the_gradients_of_a_layer_norm() -> None:
