@@ -97,7 +97,8 @@ def outline(function: Callable) -> Callable:
 BLOCK, PROCESSORS = 128, 128
 """Rows and columns that one of a GPU's processors computes at a time of a product, and about how many it has."""
 NARROW = 64
-"""Columns of a kernel whose product keeps a CPU's cores so little busy that to join several is worth it; 128 do."""
+"""Columns of a kernel whose product keeps a CPU's cores so little busy that to join several is worth it (with 128 it
+is not)."""
 
 
 def matmul(
