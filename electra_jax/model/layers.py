@@ -96,7 +96,7 @@ def outline(function: Callable) -> Callable:
 
 BLOCK, PROCESSORS = 128, 128
 """Rows and columns that one of a GPU's processors computes at a time of a product, and about how many it has."""
-NARROW = 64
+NARROW_KERNEL = 64
 """Columns of a kernel whose product keeps a CPU's cores so little busy that to join several is worth it (with 128 it
 is not)."""
 
@@ -178,7 +178,7 @@ def products(
 
 
 def _narrow(kernels: tuple[Array, ...]) -> bool:
-    return jax.default_backend() == "cpu" and kernels[0].shape[1] <= NARROW
+    return jax.default_backend() == "cpu" and kernels[0].shape[1] <= NARROW_KERNEL
 
 
 def _products_backward(
@@ -264,10 +264,11 @@ def _normalize(epsilon: float, x: Array, scale: Array, bias: Array) -> tuple[Arr
 def _normalize_backward(epsilon: float, kept: tuple[Array, ...], g: Array) -> tuple[Array, Array, Array]:
     x, mean, rstd, scale = kept
     rows, along = tuple(range(x.ndim - 1)), partial(jnp.dot, b=scale / len(scale), precision="highest")
-    by_normal = barrier(g * ((x - mean) * rstd))
+    normal = (x - mean) * rstd
+    by_normal = barrier(g * normal)
     # The means of g * scale, and of that by what is normal; as products neither needs an array of its own.
     first, second = (a[..., None] for a in barrier((along(g), along(by_normal))))
-    x_gradient = barrier(rstd * (g * scale - first - (x - mean) * rstd * second))
+    x_gradient = barrier(rstd * (g * scale - first - normal * second))
     return x_gradient, by_normal.sum(rows), g.sum(rows)
 
 

@@ -13,7 +13,7 @@ from electra_jax.config import ComputeConfig, ElectraConfig
 from electra_jax.model.attention import attend
 from electra_jax.model.encoder import Encoder
 from electra_jax.model.layers import (
-    NARROW,
+    NARROW_KERNEL,
     LayerNorm,
     add_bias,
     dot,
@@ -115,7 +115,7 @@ def test_a_product_in_parts_is_the_product(sizes: tuple[int, int, int]) -> None:
 
 
 @pytest.mark.parametrize("joined", [False, True])
-@pytest.mark.parametrize("features", [7, NARROW + 1])
+@pytest.mark.parametrize("features", [7, NARROW_KERNEL + 1])
 def test_the_gradients_of_products_of_the_same(features: int, joined: bool) -> None:
     def ours(x: jax.Array, *kernels: jax.Array) -> jax.Array:
         (first, second), x = products(joined, x, kernels)
