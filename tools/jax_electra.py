@@ -44,7 +44,7 @@ from electra_jax.train.library import takes_onednn
 from electra_jax.train.memory import hand_back, keep_memory
 from electra_jax.train.optimizer import Params
 from electra_jax.train.sharding import make_mesh, put_rows, shardings
-from electra_jax.train.step import abstract_state, graph_of, init_params, init_state, read_tokens
+from electra_jax.train.step import abstract_state, graph_of, init_params, init_state, options_of, read_tokens
 
 SPECIAL = SpecialTokens(CLS, SEP, MASK)
 
@@ -61,9 +61,10 @@ class Ours:
         start = time.perf_counter()
         self.step = compile_step(config, special, self.mesh, put_rows(next(self.batches), self.mesh), keep=True)
         self.ready: Answer = {"compile_seconds": time.perf_counter() - start}
-        self.state = jax.block_until_ready(
-            jax.jit(lambda: init_state(config, init_params(config)), out_shardings=places)()
+        begin = jax.jit(
+            lambda: init_state(config, init_params(config)), out_shardings=places, compiler_options=options_of(config)
         )
+        self.state = jax.block_until_ready(begin())
         hand_back()  # as `pretrain` does
 
     def run(self, steps: int) -> Answer:

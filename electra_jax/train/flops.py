@@ -52,6 +52,11 @@ def step_flops(config: PretrainConfig) -> float:
     return config.batch_size * (3.0 * kept + passes * proposed + again)
 
 
+def run_flops(config: PretrainConfig) -> float:
+    """Those of all of its steps."""
+    return step_flops(config) * config.steps
+
+
 def _encoder(c: ElectraConfig, length: int) -> int:
     """Per position: four projections, the two products of attention, the two of feed-forward."""
     layer = 8 * c.hidden_size**2 + 4 * length * c.hidden_size + 4 * c.hidden_size * c.intermediate_size

@@ -10,7 +10,7 @@ from electra_jax.config import ComputeConfig, PretrainConfig
 from electra_jax.model.kernels import has_triton
 from electra_jax.model.onednn import matmul
 from electra_jax.train.cache import unkept
-from electra_jax.train.flops import step_flops
+from electra_jax.train.flops import run_flops
 from electra_jax.train.processor import has_avx512, has_fast_bfloat16
 
 LONG = {"float32": 5e14, "bfloat16": 1e13}
@@ -23,11 +23,8 @@ def takes_onednn(config: PretrainConfig) -> bool:
     choice = config.compute.products
     if choice != "auto":
         return choice == "onednn"
-    return (
-        has_avx512()
-        and step_flops(config) * config.steps >= LONG[config.compute.dtype]
-        and can_take_onednn(config.compute)
-    )
+    long = run_flops(config) >= LONG[config.compute.dtype]
+    return has_avx512() and long and can_take_onednn(config.compute)
 
 
 def faster_in_bfloat16(config: PretrainConfig) -> bool:

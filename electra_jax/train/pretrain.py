@@ -24,7 +24,6 @@ from electra_jax.objectives.metrics import Counts, summarize
 from electra_jax.report.progress import TrainingProgress, table
 from electra_jax.report.sinks import MetricsLog, NoLog, read_metrics
 from electra_jax.train.apart import holds_apart, put_together, take_apart
-from electra_jax.train.cache import compiler_options
 from electra_jax.train.check import check, check_mesh
 from electra_jax.train.checkpoint import Checkpoints
 from electra_jax.train.clock import Clock
@@ -57,6 +56,7 @@ from electra_jax.train.step import (
     init_state,
     jit_step,
     make_evaluation,
+    options_of,
 )
 from electra_jax.train.word_start import word_table
 
@@ -194,11 +194,12 @@ class Trainer:
         self.onednn = takes_onednn(config)
         self.flops, self.peak = step_flops(config), measure_peak(config.compute.dtype, self.onednn)
         self.special, self.keep_step = SpecialTokens(manifest.cls_id, manifest.sep_id, manifest.mask_id), keep_step
+        self.options = options_of(config)
         self.evaluate_batch = jax.jit(
             make_evaluation(config, self.special, mesh),
             in_shardings=(shardings(abstract_state(config)["params"], mesh), by_row(mesh), None),
             out_shardings=replicated(mesh),
-            compiler_options=compiler_options(),
+            compiler_options=self.options,
         )
         self.add = jax.jit(partial(jax.tree.map, jnp.add), donate_argnums=0)
 
@@ -278,11 +279,15 @@ class Trainer:
             state = take_apart(state) if holds_apart(self.config.compute) else state
         else:
             places = shardings(abstract_params(self.config), self.mesh)
-            params = jax.jit(partial(init_params, self.config), out_shardings=places)()
+            params = jax.jit(partial(init_params, self.config), out_shardings=places, compiler_options=self.options)()
             leaves, all_places = flat(params), flat(places)
             given = {path: leaf for path, leaf in flat(weights).items() if path in leaves}  # heads may be others
             leaves |= jax.device_put(given, {path: all_places[path] for path in given})
-            begin = jax.jit(partial(self._fresh, fresh["window"]), out_shardings=shardings(fresh, self.mesh))
+            begin = jax.jit(
+                partial(self._fresh, fresh["window"]),
+                out_shardings=shardings(fresh, self.mesh),
+                compiler_options=self.options,
+            )
             state = begin(nested(leaves.items()))
         jax.block_until_ready(state)
         hand_back()  # what making it took, in which a step's intermediate results may not find room

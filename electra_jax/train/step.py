@@ -21,6 +21,8 @@ from electra_jax.objectives.metrics import Counts
 from electra_jax.objectives.registry import Objective, find
 from electra_jax.train.apart import holds_apart, put_together, take_apart
 from electra_jax.train.cache import Options, compiler_options
+from electra_jax.train.flops import run_flops
+from electra_jax.train.library import LONG
 from electra_jax.train.optimizer import Params, make_optimizer, select, squared_norm
 from electra_jax.train.sharding import AXES, add_up, by_row, gather, replicated, shardings, specs
 
@@ -30,6 +32,9 @@ segments [B, L] in place of the last, see `electra_jax.data.rows.Rows`."""
 State = dict[str, Any]
 """step, bad_steps (int32: how many in a row), params (float32), optimizer (optax's state), and ema with `ema_decay`.
 Layers of the last three may be held apart, see `electra_jax.train.apart`."""
+
+FEW = 5_000_000
+"""Parameters. With more, compiling takes less memory than PyTorch does for the same steps (docs/performance.md)."""
 
 
 def read_tokens(batch: Batch) -> Tokens:
@@ -115,6 +120,12 @@ def abstract_state(config: PretrainConfig) -> State:
     return jax.eval_shape(partial(init_state, config), abstract_params(config))
 
 
+def options_of(config: PretrainConfig) -> Options:
+    """How the compiler makes the run's programs: in less memory, where that would be most of what a short run takes."""
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(abstract_params(config)))
+    return compiler_options(lean=parameters < FEW and run_flops(config) < LONG["float32"])
+
+
 def make_step(
     config: PretrainConfig, special: SpecialTokens, mesh: Mesh
 ) -> Callable[[State, Batch], tuple[State, Counts]]:
@@ -151,7 +162,7 @@ def jit_step(
 ) -> jax.stages.Wrapped:
     """`make_step` as runs and plans compile it: each array where the mesh has it, and the state's memory used again.
 
-    With `options` of the compiler in place of `compiler_options`.
+    With `options` of the compiler in place of `options_of` the run.
     """
     places, whole = shardings(abstract_state(config), mesh), replicated(mesh)
     step = make_step(config, special, mesh)
@@ -160,7 +171,7 @@ def jit_step(
         in_shardings=(places, by_row(mesh)),
         out_shardings=(places, whole),
         donate_argnums=0,
-        compiler_options=compiler_options() if options is None else options,
+        compiler_options=options_of(config) if options is None else options,
     )
 
 

@@ -14,6 +14,7 @@ from micro import AMD, INTEL
 from electra_jax.train.cache import (
     EIGEN_OPTIONS,
     GPU_OPTIONS,
+    LEAN_OPTIONS,
     SETTINGS,
     cache_folder,
     compile_now,
@@ -136,9 +137,9 @@ def test_garbage_is_left_alone_while_a_step_is_traced_and_no_longer(enabled: boo
 @pytest.mark.parametrize(
     ("maker", "instructions", "flags", "expected"),
     [
-        (AMD, b"flags\t: fpu avx2 avx512f avx512bw", "", None),
+        (AMD, b"flags\t: fpu avx2 avx512f avx512bw", "", {}),
         (AMD, b"flags\t: fpu avx2", "", EIGEN_OPTIONS),
-        (b"Apple M4", b"Features\t: fp asimd", "", None),
+        (b"Apple M4", b"Features\t: fp asimd", "", {}),
         (INTEL, b"flags\t: fpu avx2 avx512f avx512bw", "", EIGEN_OPTIONS),
         (INTEL, b"flags\t: fpu avx2", "", EIGEN_OPTIONS),
         # as Python says it on Windows
@@ -147,12 +148,16 @@ def test_garbage_is_left_alone_while_a_step_is_traced_and_no_longer(enabled: boo
     ],
 )
 def test_a_cpu_compiles_steps_in_xlas_own_way_but_intels_and_those_without_avx512(
-    maker: bytes, instructions: bytes, flags: str, expected: dict | None, monkeypatch: pytest.MonkeyPatch
+    maker: bytes, instructions: bytes, flags: str, expected: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("electra_jax.train.processor._maker", lambda: maker)
     monkeypatch.setattr("electra_jax.train.processor.instructions", lambda: instructions)
     monkeypatch.setenv("XLA_FLAGS", flags)
+    monkeypatch.setattr("electra_jax.train.cache.LEAN_OPTIONS", lean := {"xla_cpu_multi_thread_eigen": True})
     assert compiler_options() == expected
+    assert compiler_options(lean=True) == expected | lean
+    monkeypatch.setenv("XLA_FLAGS", f"{flags} --xla_cpu_multi_thread_eigen=false")
+    assert compiler_options(lean=True) == expected
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="options of a CPU")
@@ -166,19 +171,21 @@ def test_the_older_library_makes_products_where_it_is_preferred() -> None:
 
 
 def test_options_that_xla_no_longer_knows_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert knows(tuple(EIGEN_OPTIONS.items()))
-    assert not knows((("xla_cpu_no_such", "1"),))
-    assert not knows((("xla_cpu_experimental_ynn_fusion_type", "NO_SUCH"),))
+    assert all(knows(name, value) for name, value in EIGEN_OPTIONS.items())
+    assert all(knows(name, value) for name, value in LEAN_OPTIONS.items()) == (jax.__version_info__ < (0, 11))
+    assert not knows("xla_cpu_no_such", "1")
+    assert not knows("xla_cpu_experimental_ynn_fusion_type", "NO_SUCH")
     if jax.default_backend() == "cpu":
         monkeypatch.setattr("electra_jax.train.processor._maker", lambda: INTEL)
         monkeypatch.setattr("electra_jax.train.cache.EIGEN_OPTIONS", {"xla_cpu_no_such": "1"})
-        assert compiler_options() is None
+        monkeypatch.setattr("electra_jax.train.cache.LEAN_OPTIONS", {"xla_cpu_no_such_either": False})
+        assert compiler_options(lean=True) == {}
 
 
 def test_a_gpu_has_options_that_xla_knows_and_its_flags_overrule(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_autotune_level=4")
-    options = compiler_options()
+    options = compiler_options(lean=True)
     assert options == {name: value for name, value in GPU_OPTIONS.items() if name != "xla_gpu_autotune_level"}
     monkeypatch.delenv("XLA_FLAGS")
     assert compiler_options() == GPU_OPTIONS

@@ -14,20 +14,31 @@ from electra_jax.config import ComputeConfig, PretrainConfig
 from electra_jax.errors import UserError
 from electra_jax.model import onednn
 from electra_jax.presets import load_config
-from electra_jax.train.cache import compile_now, unkept
+from electra_jax.train.cache import compile_now, compiler_options, unkept
 from electra_jax.train.check import check_compute
 from electra_jax.train.flops import step_flops
 from electra_jax.train.library import LONG, can_take_onednn, faster_in_bfloat16, has_onednn, takes_onednn
+from electra_jax.train.step import options_of
 
 MAKER, INSTRUCTIONS = "electra_jax.train.processor._maker", "electra_jax.train.processor.instructions"
 NAME = "jax_persistent_cache_min_compile_time_secs"
 with_onednn = pytest.mark.skipif(not has_onednn(), reason="XLA here has no oneDNN")
 
 
-def long_run(**compute: str) -> PretrainConfig:
-    config = load_config("small", data=Path("data"), out=Path("out"))
+def long_run(preset: str = "small", **compute: str) -> PretrainConfig:
+    config = load_config(preset, data=Path("data"), out=Path("out"))
     config = replace(config, compute=replace(config.compute, **compute))  # type: ignore[arg-type]
     return replace(config, steps=round(LONG[config.compute.dtype] / step_flops(config)) + 1)
+
+
+def test_a_short_run_of_a_small_model_alone_is_compiled_in_less_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XLA_FLAGS", "")
+    lean, otherwise = compiler_options(lean=True), compiler_options()
+    assert lean != otherwise or jax.default_backend() != "cpu" or jax.__version_info__ >= (0, 11)
+    config = long_run("tiny")
+    assert options_of(config) == otherwise
+    assert options_of(replace(config, steps=config.steps - 2)) == lean
+    assert options_of(replace(long_run("small"), steps=1)) == otherwise
 
 
 @with_onednn
