@@ -54,6 +54,18 @@ def run(*options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, str(TOOLS / "benchmark.py"), *options], capture_output=True, text=True)
 
 
+def test_a_contestant_that_is_killed_is_told_in_a_line(tmp_path: Path) -> None:
+    from workers import Worker
+
+    killed = "import os, signal; print('{}', flush=True); input(); os.kill(os.getpid(), signal.SIGKILL)"
+    line = r"^theirs: ended with status -9: nothing on stderr; it was killed, as when memory runs out: give fewer"
+    with Worker("theirs", ["-c", killed], {}, tmp_path / "log") as worker:
+        with pytest.raises(RunError, match=line):
+            worker.ask("run", steps=1)
+        with pytest.raises(RunError, match=line):  # what it can't read any more, nor is it sent when it is closed
+            worker.ask("run", steps=1)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_cell_is_measured_once_and_written_with_every_figure(

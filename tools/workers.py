@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from signal import SIGKILL
 from typing import IO, Any, Protocol
 
 import numpy as np
@@ -49,7 +50,8 @@ class Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        _pipe(self.process.stdin).close()
+        with suppress(BrokenPipeError):  # of one that has ended, which the answer that it owed has told
+            _pipe(self.process.stdin).close()
         try:
             self.process.wait(timeout=PATIENCE)
         except subprocess.TimeoutExpired:
@@ -66,8 +68,9 @@ class Worker:
     def _read(self) -> Answer:
         line = _pipe(self.process.stdout).readline()
         if not line:
-            said = self.log.read_text().strip().splitlines() or ["nothing on stderr"]
-            raise RunError(f"{self.name}: ended with status {self.process.wait()}: {said[-1]}")
+            said, status = self.log.read_text().strip().splitlines() or ["nothing on stderr"], self.process.wait()
+            mend = "; it was killed, as when memory runs out: give fewer contestants" if status == -SIGKILL else ""
+            raise RunError(f"{self.name}: ended with status {status}: {said[-1]}{mend}")
         return json.loads(line)
 
 
