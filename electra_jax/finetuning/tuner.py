@@ -37,7 +37,7 @@ from electra_jax.report.sinks import MetricsLog, read_metrics
 from electra_jax.train.cache import compiler_options
 from electra_jax.train.checkpoint import Checkpoints, comparable
 from electra_jax.train.clock import Clock
-from electra_jax.train.optimizer import Params, schedule
+from electra_jax.train.optimizer import Params, count_parameters, schedule
 from electra_jax.train.run import CHECKPOINTS, METRICS
 from electra_jax.train.sharding import abstract, by_row, make_mesh, put_batch, replicated
 from electra_jax.train.step import State, read_tokens, step_key
@@ -243,11 +243,10 @@ class Tuner:
     def startup_table(self) -> Table:
         """What is going to be done."""
         plans = train_plans(self.lengths, self.buckets, self.config.batch_size, self.config.seed, epoch=0)
-        size = sum(leaf.size for leaf in jax.tree.leaves(self.body))
         rows = {
             "task": f"{self.config.task}, metric {self.metric}",
             "labels": self._labels_told(),
-            "model": f"{self.config.model}: {size:,} parameters below the head",
+            "model": f"{self.config.model}: {count_parameters(self.body):,} parameters below the head",
             "examples": f"{len(self.data.train.examples):,} to train, {len(self.data.eval.examples):,} to evaluate",
             "left out": f"{len(self.data.skipped):,} rows with empty fields",
             "steps": f"{self.steps:,} of {self.config.batch_size} rows, {self.config.seeds} seed(s)",

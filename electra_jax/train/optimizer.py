@@ -27,6 +27,11 @@ def paths(params: Params) -> Params:
     )
 
 
+def count_parameters(params: Params) -> int:
+    """How many numbers the tree holds, of arrays or of their shapes (which `optax.tree.size` is to refuse)."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
 def decay_mask(params: Params) -> Params:
     """True where weight decay applies: everything but LayerNorms and biases ([G])."""
     return jax.tree.map(lambda path: NOT_DECAYED.search(path) is None, paths(params))

@@ -32,7 +32,7 @@ from electra_jax.train.kept import compile_step
 from electra_jax.train.library import faster_in_bfloat16, takes_onednn
 from electra_jax.train.memory import enough_memory, hand_back
 from electra_jax.train.models import LEARNED, started_from_one
-from electra_jax.train.optimizer import Params, schedule, updates_made
+from electra_jax.train.optimizer import Params, count_parameters, schedule, updates_made
 from electra_jax.train.processes import Stop, check_alike, checksum, ending_together, is_first, join, wait_for_all
 from electra_jax.train.run import (
     APART,
@@ -359,7 +359,7 @@ class Trainer:
         params = abstract_params(self.config)
 
         def size(name: str) -> str:
-            return f"{sum(leaf.size for leaf in jax.tree.leaves(params.get(name, {}))):,} parameters"
+            return f"{count_parameters(params.get(name, {})):,} parameters"
 
         tokens = self.config.batch_size * self.config.length
         axes = ", ".join(f"{name}={size}" for name, size in self.mesh.shape.items())

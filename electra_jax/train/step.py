@@ -23,7 +23,7 @@ from electra_jax.train.apart import holds_apart, put_together, take_apart
 from electra_jax.train.cache import Options, compiler_options
 from electra_jax.train.flops import run_flops
 from electra_jax.train.library import LONG
-from electra_jax.train.optimizer import Params, make_optimizer, select, squared_norm
+from electra_jax.train.optimizer import Params, count_parameters, make_optimizer, select, squared_norm
 from electra_jax.train.sharding import AXES, add_up, by_row, gather, replicated, shardings, specs
 
 Batch = Mapping[str, Any]
@@ -122,8 +122,8 @@ def abstract_state(config: PretrainConfig) -> State:
 
 def options_of(config: PretrainConfig) -> Options:
     """How the compiler makes the run's programs: in less memory, where that would be most of what a short run takes."""
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(abstract_params(config)))
-    return compiler_options(lean=parameters < FEW and run_flops(config) < LONG["float32"])
+    few = count_parameters(abstract_params(config)) < FEW
+    return compiler_options(lean=few and run_flops(config) < LONG["float32"])
 
 
 def make_step(
